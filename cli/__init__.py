@@ -1,0 +1,1 @@
+"""The command line: one command per file, display.py is the only place that prints."""

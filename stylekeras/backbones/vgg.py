@@ -1,0 +1,105 @@
+"""VGG16 and VGG19 (Simonyan and Zisserman 2015) from `keras.applications`, cut after the deepest tap.
+
+Needs Keras: import this only once the engine has fixed Keras' backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from stylekeras.errors import SettingsError, nearest
+from stylekeras.weights import Weights, layer_shapes
+
+_FAMILY = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}
+
+
+def stride(tap: str) -> int:
+    """Pixels of the picture per position of a tap: 1 for block1, doubled by each pooling."""
+    return int(2 ** (int(tap[5]) - 1))
+
+
+def deepest(name: str, taps: Iterable[str]) -> str:
+    """The deepest of the taps.
+
+    Raises: SettingsError for a tap that backbone `name` does not have.
+    """
+    known = list(layer_shapes(name))
+    for tap in taps:
+        if tap not in known:
+            raise SettingsError(f"layer {tap!r} is not in {name}{nearest(tap, known)}")
+    return max(taps, key=known.index)
+
+
+class Preprocess(keras.layers.Layer):
+    """Image (1, h, w, 3) RGB in [0, 1] to the weight set's own range, channels still in RGB order.
+
+    Written out because `keras.applications.*.preprocess_input` changes a float array in place.
+    """
+
+    def __init__(self, weights: Weights, **options: Any) -> None:
+        super().__init__(trainable=False, **options)
+        flip = -1 if weights.card.channel_order == "bgr" else 1
+        self._factor = np.asarray(weights.card.range / np.asarray(weights.card.std[::flip]), "float32")
+        self._shift = np.asarray(np.asarray(weights.card.mean[::flip]) / np.asarray(weights.card.std[::flip]), "float32")
+
+    def call(self, image: Any) -> Any:
+        return image * self._factor - self._shift
+
+
+class ReplicateEdge(keras.layers.Layer):
+    """Repeat the outermost pixels once on every side.
+
+    Zeros beyond the border of the first convolution draw a coloured frame; as in Crowson's style-transfer-pytorch it is
+    enough to replicate there.
+    """
+
+    def call(self, image: Any) -> Any:
+        image = keras.ops.concatenate([image[:, :1], image, image[:, -1:]], axis=1)
+        return keras.ops.concatenate([image[:, :, :1], image, image[:, :, -1:]], axis=2)
+
+
+def build(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str, dtype: str) -> keras.Model:
+    """The frozen network as image -> {tap: features}, each tap after its ReLU.
+
+    Args:
+        weights: kernels and preprocessing.
+        taps: any `blockB_convN`.
+        pooling: "max" or "average". Averages are not rescaled: relative losses divide the change of scale out.
+        padding: "replicate" or "zeros" around the picture; deeper convolutions pad with zeros as the network was
+            trained to.
+        dtype: arithmetic and kernels inside; taps come out as float32.
+
+    Returns: a model from (1, h, w, 3) float32 in [0, 1], any h and w from 32 up, to {tap: (1, h', w', c) float32}.
+    Raises: SettingsError for an unknown tap.
+    """
+    taps = list(dict.fromkeys(taps))
+    last = deepest(weights.backbone, taps)
+    network = _FAMILY[weights.backbone](include_top=False, weights=None, input_shape=(None, None, 3))
+    image = keras.Input((None, None, 3), batch_size=1, dtype="float32", name="image")
+    x = Preprocess(weights, dtype="float32")(image)
+    if padding == "replicate":
+        x = ReplicateEdge(dtype="float32")(x)
+    outputs = {}
+    for layer in network.layers[1:]:
+        if isinstance(layer, keras.layers.Conv2D):
+            config = {**layer.get_config(), "dtype": dtype, "trainable": False}
+            if layer.name == "block1_conv1" and padding == "replicate":
+                config["padding"] = "valid"
+            convolution = keras.layers.Conv2D.from_config(config)
+            x = convolution(x)
+            kernel, bias = weights.layers[layer.name]
+            if layer.name == "block1_conv1" and weights.card.channel_order == "bgr":
+                kernel = kernel[:, :, ::-1]
+            convolution.set_weights([kernel, bias])
+        else:
+            kind = keras.layers.AveragePooling2D if pooling == "average" else keras.layers.MaxPooling2D
+            x = kind(2, name=layer.name, dtype=dtype)(x)
+        if layer.name in taps:
+            outputs[layer.name] = x if dtype == "float32" else keras.layers.Activation("linear", dtype="float32")(x)
+        if layer.name == last:
+            break
+    return keras.Model(image, outputs, name=f"{weights.backbone}_taps", trainable=False)

@@ -1,0 +1,1 @@
+"""The style image `brushwork.jpg`, made by `python examples/paint.py stylekeras/data/brushwork.jpg --seed 7`."""

@@ -1,0 +1,183 @@
+"""The TensorFlow engine: a `tf.Variable` image, one `tf.function` step around a `tf.GradientTape`.
+
+Targets and weights are arguments of the compiled step and all state is variables of open height and width, so one trace
+serves every picture and every scale of a run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from stylekeras.errors import EngineError
+
+if "keras" not in sys.modules:
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import tensorflow as tf
+
+from stylekeras.weights import Weights
+
+Objective = Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]
+
+
+class Engine:
+    """TensorFlow through Keras 3, on the GPU when TensorFlow sees one."""
+
+    name = "tensorflow"
+    ops = keras.ops
+
+    def __init__(self, precision: str) -> None:
+        if keras.backend.backend() != "tensorflow":
+            raise EngineError(
+                f"Keras is already loaded with its {keras.backend.backend()} backend; import stylekeras first, or set "
+                "KERAS_BACKEND=tensorflow"
+            )
+        gpus = tf.config.list_physical_devices("GPU")
+        self.precision = "float32" if precision == "auto" else precision
+        self.device = _gpu_name(gpus[0]) if gpus else f"CPU ({os.cpu_count()} cores)"
+        self.version = tf.__version__
+        self.traces = 0
+
+    def tensor(self, value: Any) -> Any:
+        """A nested structure of arrays and numbers as float32 tensors on the device."""
+        return tf.nest.map_structure(lambda item: tf.convert_to_tensor(item, tf.float32), value)
+
+    def array(self, value: Any) -> Any:
+        """A nested structure of tensors as NumPy arrays."""
+        return tf.nest.map_structure(lambda item: np.asarray(item), value)
+
+    def backbone(self, weights: Weights, taps: list[str], *, pooling: str, padding: str) -> Callable[[Any], Any]:
+        """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}, compiled."""
+        from stylekeras.backbones import vgg
+
+        model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
+        signature = [tf.TensorSpec((1, None, None, 3), tf.float32)]
+        return tf.function(lambda image: model(image, training=False), input_signature=signature)
+
+    def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` of nested structures of tensors, compiled; heights and widths may change between calls."""
+        return _Compiled(self, function)
+
+    def evaluator(self, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+        """(image, targets, weights) -> (loss, terms, gradient), compiled."""
+
+        def evaluate(image: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(image)
+                loss, terms = objective(image, targets, weights)
+            return loss, terms, tape.gradient(loss, image)
+
+        return self.function(evaluate)
+
+    def loop(self, objective: Objective, optimizer: ModuleType) -> Loop:
+        """The optimizer's state on the device and its compiled step."""
+        return Loop(self, objective, optimizer)
+
+
+class Loop:
+    """The optimizer's state as variables, `state.image` the one that the tape watches; a step is one compiled call."""
+
+    def __init__(self, engine: Engine, objective: Objective, optimizer: ModuleType) -> None:
+        self._engine = engine
+        self._optimizer = optimizer
+        self._objective = objective
+        self._state: Any = None
+        self._terms: dict[str, Any] = {}
+        self._step = engine.function(self._advance)
+
+    def start(self, state: Any) -> None:
+        """Take over a state, of any height and width."""
+        if self._state is None:
+            self._state = tf.nest.map_structure(_variable, state)
+        else:
+            tf.nest.map_structure(lambda variable, value: variable.assign(value), self._state, state)
+
+    def step(self, targets: Any, weights: Any) -> tuple[float, float, dict[str, float]]:
+        """Evaluate `state.image` and update.
+
+        Returns: the loss just evaluated, the loss of the picture so far, and that picture's terms.
+        """
+        evaluated, accepted, loss, terms = self._step(targets, weights)
+        if accepted or not self._terms:
+            self._terms = {name: float(value) for name, value in terms.items()}
+        return float(evaluated), float(loss), self._terms
+
+    def restore(self, fields: Mapping[str, Any], terms: Mapping[str, float]) -> None:
+        """Take over a state that was saved as NumPy arrays."""
+        arrays = {name: tf.convert_to_tensor(np.asarray(value)) for name, value in fields.items()}
+        self.start(self._optimizer.State(**arrays))
+        self._terms = dict(terms)
+
+    @property
+    def state(self) -> Any:
+        """The state as tensors that later steps do not change."""
+        return tf.nest.map_structure(lambda variable: variable.read_value(), self._state)
+
+    @property
+    def image(self) -> Any:
+        """The picture so far, (1, h, w, 3)."""
+        return self.result(self.state)
+
+    def result(self, state: Any) -> Any:
+        """The picture of a state, (1, h, w, 3)."""
+        return self._optimizer.result(self._engine.ops, state)
+
+    def _advance(self, targets: Any, weights: Any) -> tuple[Any, Any, Any, Any]:
+        state = self._state
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(state.image)
+            loss, terms = self._objective(state.image, targets, weights)
+        gradient = tape.gradient(loss, state.image)
+        before = tf.nest.map_structure(tf.convert_to_tensor, state)
+        after = self._optimizer.update(self._engine.ops, before, loss, gradient)
+        for variable, old, new in zip(state, before, after, strict=True):
+            if new is not old:
+                variable.assign(new)
+        return loss, after.accepted, after.loss, terms
+
+
+class _Compiled:
+    """A `tf.function` whose rank-4 arguments have open height and width, traced once for each structure."""
+
+    def __init__(self, engine: Engine, function: Callable[..., Any]) -> None:
+        self._engine = engine
+        self._function = function
+        self._traced: dict[str, Callable[..., Any]] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        specs = tf.nest.map_structure(_open_spec, arguments)
+        key = str(specs)
+        if key not in self._traced:
+            self._traced[key] = tf.function(self._count, input_signature=list(specs))
+        return self._traced[key](*arguments)
+
+    def _count(self, *arguments: Any) -> Any:
+        # Python runs here only while tracing.
+        self._engine.traces += 1
+        return self._function(*arguments)
+
+
+def _open_spec(value: Any) -> tf.TensorSpec:
+    shape = value.shape
+    if len(shape) == 4:
+        shape = (shape[0], None, None, shape[3])
+    return tf.TensorSpec(shape, value.dtype)
+
+
+def _variable(value: Any) -> tf.Variable:
+    shape = list(value.shape)
+    if len(shape) >= 4:
+        shape[-3], shape[-2] = None, None
+    return tf.Variable(value, shape=tf.TensorShape(shape), trainable=False)
+
+
+def _gpu_name(gpu: Any) -> str:
+    return f"GPU ({tf.config.experimental.get_device_details(gpu).get('device_name', 'unnamed')})"

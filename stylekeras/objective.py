@@ -1,0 +1,127 @@
+"""The objective: `measure(image) -> sums`, `combine(sums, targets) -> loss`, and the targets of pictures.
+
+    loss = content_weight * content + style_weight * style + tv_weight * tv
+
+Everything per pixel is summed in `measure`, so the sums of tiles, masks or devices add; everything after that is in
+`combine`. Targets and weights are arguments, dicts of arrays, never constants of a compiled step: one compiled step
+serves every picture. `ops` is a namespace with NumPy's names (`keras.ops` in the engines).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from stylekeras import losses
+from stylekeras.settings import Settings
+
+Arrays = dict[str, Any]
+Features = Mapping[str, Any]
+
+# A flat target (a black style image) would make relative losses divide by zero.
+_SMALLEST_SCALE = 1e-12
+
+
+def weights(settings: Settings, styles: list[float]) -> Arrays:
+    """The scalars of the loss as float arguments, with `strength` worked in.
+
+    strength s turns the two weights by (2 (1 - s))^2 and (2 s)^2: 1/2 leaves them as they are, 0 switches the style
+    off, 1 the content. Total variation goes with the style, so that 0 is the photo.
+    """
+    towards_content = (2 * (1 - settings.strength)) ** 2
+    towards_style = (2 * settings.strength) ** 2
+    return {
+        "content": settings.content_weight * towards_content,
+        "style": settings.style_weight * towards_style,
+        "tv": settings.tv_weight * towards_style,
+        "content_layers": dict(settings.content_layers),
+        "style_layers": dict(settings.style_layers),
+        "styles": list(styles),
+    }
+
+
+def content_target(ops: Any, features: Features, taps: Mapping[str, float], *, relative: bool) -> Arrays:
+    """Per tap: the content image's features (1, h, w, c) and the scale its loss is divided by."""
+    return {
+        tap: {
+            "features": features[tap],
+            "scale": _scale(ops, ops.mean(ops.square(features[tap]))) if relative else ops.ones(()),
+        }
+        for tap in taps
+    }
+
+
+def style_sums(ops: Any, style_loss: ModuleType, features: Features, taps: Mapping[str, float]) -> Arrays:
+    """Per tap: the style loss's sums, and the number of positions they are over."""
+    return {tap: {"sums": style_loss.measure(ops, features[tap]), "count": _count(ops, features[tap])} for tap in taps}
+
+
+def style_target(ops: Any, style_loss: ModuleType, sums: Arrays, *, relative: bool) -> Arrays:
+    """Per tap: what the picture's sums are compared with, and the scale its loss is divided by."""
+    targets = {}
+    for tap, measured in sums.items():
+        target = style_loss.target(ops, measured["sums"], measured["count"])
+        scale = _scale(ops, style_loss.scale(ops, target)) if relative else ops.ones(())
+        targets[tap] = {"target": target, "scale": scale}
+    return targets
+
+
+def measure(ops: Any, style_loss: ModuleType, image: Any, features: Features, targets: Arrays) -> Arrays:
+    """Everything about a picture that adds up over its pixels.
+
+    Args:
+        image: (1, h, w, 3) float32 in [0, 1].
+        features: its taps, (1, h', w', c) each.
+        targets: {"content": content_target(...), "styles": [style_target(...), ...]}.
+    """
+    style_taps = targets["styles"][0] if targets["styles"] else {}
+    content = {
+        tap: {
+            "sum": losses.content_sum(ops, features[tap], target["features"]),
+            "count": _count(ops, features[tap]) * features[tap].shape[-1],
+        }
+        for tap, target in targets["content"].items()
+    }
+    return {
+        "content": content,
+        "style": style_sums(ops, style_loss, features, style_taps),
+        "tv": {"sum": losses.total_variation_sum(ops, image), "count": _count(ops, image)},
+    }
+
+
+def combine(
+    ops: Any, style_loss: ModuleType, sums: Arrays, targets: Arrays, weights: Arrays
+) -> tuple[Any, dict[str, Any]]:
+    """Loss and terms from a picture's sums.
+
+    Returns: the scalar loss and its unweighted terms: "content", "style", "tv" (before content_weight, style_weight and
+    tv_weight) and "content/<tap>", "style/<tap>" (before the layer's weight; a style tap's is summed over the styles
+    with their weights).
+    """
+    terms: dict[str, Any] = {"content": ops.zeros(()), "style": ops.zeros(())}
+    for tap, target in targets["content"].items():
+        part = sums["content"][tap]
+        terms[f"content/{tap}"] = part["sum"] / part["count"] / target["scale"]
+        terms["content"] = terms["content"] + weights["content_layers"][tap] * terms[f"content/{tap}"]
+    for tap, part in sums["style"].items():
+        distances = [
+            weight * style_loss.compare(ops, part["sums"], part["count"], target[tap]["target"]) / target[tap]["scale"]
+            for weight, target in zip(weights["styles"], targets["styles"], strict=True)
+        ]
+        terms[f"style/{tap}"] = sum(distances[1:], distances[0])
+        terms["style"] = terms["style"] + weights["style_layers"][tap] * terms[f"style/{tap}"]
+    terms["tv"] = sums["tv"]["sum"] / sums["tv"]["count"]
+    loss = (
+        weights["content"] * terms["content"] + weights["style"] * terms["style"] + weights["tv"] * terms["tv"]
+    )
+    return loss, terms
+
+
+def _scale(ops: Any, value: Any) -> Any:
+    return ops.maximum(value, _SMALLEST_SCALE)
+
+
+def _count(ops: Any, features: Any) -> Any:
+    shape = ops.shape(features)
+    return ops.cast(shape[1] * shape[2], features.dtype)

@@ -1,0 +1,20 @@
+"""Style losses, one file each. A style loss is a module with five functions, all pure:
+
+- `measure(ops, features) -> sums`: features (1, h, w, c) to a dict of arrays that add up over pixels;
+- `target(ops, sums, count) -> target`: a style image's sums over `count` pixels to what is compared with;
+- `compare(ops, sums, count, target) -> scalar`: the distance, the contract's unweighted term of one tap;
+- `scale(ops, target) -> scalar`: the size of the target, which relative losses are divided by;
+- and its docstring, which gives the formula and its source.
+
+`ops` is a namespace with NumPy's names (`keras.ops` in the engines). Adding a style loss is adding a file here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+def load(name: str) -> ModuleType:
+    """The style loss module of that name."""
+    return importlib.import_module(f"stylekeras.style_losses.{name}")

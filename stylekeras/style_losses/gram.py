@@ -1,0 +1,41 @@
+"""The Gram matrix loss: Gatys, Ecker and Bethge (2016), eq. 3 to 5.
+
+With G = F F^T summed over M pixels and A the same of the style image over its own M' pixels, C channels each,
+
+    compare = mean((G / M - A / M')^2)                     (over the C x C entries)
+
+Where we differ: eq. 4 is 1 / (4 C^2 M^2) sum((G - A)^2) with both images of one size; dividing each Gram matrix by its
+own pixel count lets the sizes differ, and the factor 1/4 belongs to the weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Arrays = dict[str, Any]
+
+
+def gram(ops: Any, features: Any) -> Any:
+    """Channel products summed over pixels, not normalised. Args: features (1, h, w, c). Returns: (c, c)."""
+    flat = ops.reshape(features, (-1, features.shape[-1]))
+    return ops.matmul(ops.transpose(flat), flat)
+
+
+def measure(ops: Any, features: Any) -> Arrays:
+    """Sums of features (1, h, w, c): {"gram": (c, c)}."""
+    return {"gram": gram(ops, features)}
+
+
+def target(ops: Any, sums: Arrays, count: Any) -> Arrays:
+    """{"gram": (c, c)} per pixel, from sums over `count` pixels."""
+    return {"gram": sums["gram"] / count}
+
+
+def compare(ops: Any, sums: Arrays, count: Any, target: Arrays) -> Any:
+    """Mean squared difference of the Gram matrices per pixel; a scalar."""
+    return ops.mean(ops.square(sums["gram"] / count - target["gram"]))
+
+
+def scale(ops: Any, target: Arrays) -> Any:
+    """mean((A / M')^2), as the contract has it."""
+    return ops.mean(ops.square(target["gram"]))

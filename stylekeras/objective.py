@@ -27,10 +27,11 @@ def weights(settings: Settings, styles: list[float]) -> Arrays:
     """The scalars of the loss as float arguments, with `strength` worked in.
 
     strength s turns the two weights by (2 (1 - s))^2 and (2 s)^2: 1/2 leaves them as they are, 0 switches the style
-    off, 1 the content. Total variation goes with the style, so that 0 is the photo.
+    off, 1 the content. Total variation goes with the style, so that 0 is the photo. Absolute losses have no strength.
     """
-    towards_content = (2 * (1 - settings.strength)) ** 2
-    towards_style = (2 * settings.strength) ** 2
+    strength = settings.strength if settings.loss_scale == "relative" else 0.5
+    towards_content = (2 * (1 - strength)) ** 2
+    towards_style = (2 * strength) ** 2
     return {
         "content": settings.content_weight * towards_content,
         "style": settings.style_weight * towards_style,
@@ -112,9 +113,7 @@ def combine(
         terms[f"style/{tap}"] = sum(distances[1:], distances[0])
         terms["style"] = terms["style"] + weights["style_layers"][tap] * terms[f"style/{tap}"]
     terms["tv"] = sums["tv"]["sum"] / sums["tv"]["count"]
-    loss = (
-        weights["content"] * terms["content"] + weights["style"] * terms["style"] + weights["tv"] * terms["tv"]
-    )
+    loss = weights["content"] * terms["content"] + weights["style"] * terms["style"] + weights["tv"] * terms["tv"]
     return loss, terms
 
 

@@ -22,7 +22,7 @@ def shape_at(shape: tuple[int, int], longest: int) -> tuple[int, int]:
 
 def smallest_longest(shape: tuple[int, int]) -> int:
     """The smallest longest side at which the shortest one still has MIN_SIDE pixels."""
-    longest = math.ceil(MIN_SIDE * max(shape) / min(shape))
+    longest = math.ceil((MIN_SIDE - 0.5) * max(shape) / min(shape))
     return longest if min(shape_at(shape, longest)) >= MIN_SIDE else longest + 1
 
 

@@ -76,6 +76,7 @@ class Settings:
     learning_rate: float = _option(0.02, "Adam's step; L-BFGS finds its own.")
     clip: bool = _option(True, "Keep every pixel in [0, 1] while optimizing.")
     init: str = _option("content", "Start from 'content', 'noise', 'style' or a picture's path.")
+    init_noise: float = _option(0.2, "Noise added to the starting picture, so that flat areas take the style too.")
     seed: int = _option(0, "Seed of the noise and of random weights.")
     colors: str = _option("style", "'luminance' keeps the photo's colours, 'match' moves the style's to them first.")
     backbone: str = _option("vgg19", "The network that looks.")
@@ -166,6 +167,8 @@ def _number(name: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise _fail(name, value, "a number") from None
+    except OverflowError:
+        number = math.inf
     if isinstance(value, bool) or not math.isfinite(number):
         raise _fail(name, value, "a finite number")
     return number
@@ -245,7 +248,7 @@ def _backbone(name: str, value: Any) -> str:
 
 
 def _preset(name: str, value: Any) -> str | None:
-    if value is not None and value not in presets():
+    if value is not None and (not isinstance(value, str) or value not in presets()):
         raise SettingsError(f"{name}={value!r} is unknown{nearest(value, presets())}")
     return None if value is None else str(value)
 
@@ -266,7 +269,7 @@ def _layers(name: str, value: Any) -> dict[str, float]:
 
 _CLEAN: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(CHOICES, _choice),
-    **dict.fromkeys(("content_weight", "style_weight", "tv_weight"), _weight),
+    **dict.fromkeys(("content_weight", "style_weight", "tv_weight", "init_noise"), _weight),
     **dict.fromkeys(("content_layers", "style_layers"), _layers),
     **dict.fromkeys(("init", "weights"), _text),
     "preset": _preset,

@@ -7,11 +7,11 @@ one. Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural N
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from stylekeras import color, engines, images, objective, optimizers, pyramid, style_losses
 from stylekeras import weights as weight_sets
-from stylekeras.errors import DivergedError, SettingsError
+from stylekeras.errors import DivergedError, SettingsError, nearest
 from stylekeras.progress import Evaluation, Progress
 from stylekeras.settings import INITS, Settings, Style
 
@@ -27,7 +27,6 @@ DEFAULTS = Settings()
 # An optimizer may step over the edge and back off; it may not stay there.
 _NOT_FINITE_IN_A_ROW = 10
 
-_log = logging.getLogger("stylekeras")
 
 
 def stylize(
@@ -50,7 +49,8 @@ def stylize(
         if callback is not None:
             callback(progress)
     assert progress is not None, "a schedule has at least one step"
-    return np.clip(progress.image, 0.0, 1.0)
+    picture: np.ndarray = np.clip(progress.image, 0.0, 1.0)
+    return picture
 
 
 def iterate(
@@ -58,15 +58,15 @@ def iterate(
 ) -> Iterator[Progress]:
     """`stylize` step by step.
 
-    Args: as for `stylize`; `resume` is a `Progress.state` of a run with the same inputs and settings, to go on after it.
+    Args: as for `stylize`; `resume` is the `Progress.state` of a run with the same inputs and settings, to go on after.
     Returns: an iterator over the steps of all scales. Inputs are read and checked before it is returned.
     Raises: as `stylize`; DivergedError while iterating.
     """
+    start = _load_start(settings.init)
     problem = _prepare(content, styles, settings)
     sizes = pyramid.sizes(problem.shape, settings.size, settings.min_size)
     if resume is not None and resume["sizes"] != sizes:
         raise SettingsError(f"resume: the state is of a run with sizes {resume['sizes']}, these settings give {sizes}")
-    start = None if settings.init in INITS else images.load_image(settings.init, name="init")
     return _run(problem, sizes, start, resume)
 
 
@@ -149,6 +149,14 @@ def _prepare(content: Any, styles: Any, settings: Settings) -> _Problem:
     )
 
 
+def _load_start(init: str) -> np.ndarray | None:
+    if init in INITS:
+        return None
+    if not Path(init).exists():
+        raise SettingsError(f"init={init!r} is not a file{nearest(init, INITS)}")
+    return images.load_image(init, name="init")
+
+
 def _sequence(styles: Any) -> Sequence[Any]:
     return styles if isinstance(styles, list | tuple) else [styles]
 
@@ -208,16 +216,22 @@ def _run(
 
 
 def _start(problem: _Problem, shape: tuple[int, int], start: np.ndarray | None) -> np.ndarray:
-    """The picture before the first step, (h, w, 3)."""
-    init = problem.settings.init
+    """The picture before the first step, (h, w, 3) in [0, 1]."""
+    settings = problem.settings
+    random = np.random.default_rng(settings.seed)
+    image: np.ndarray
     if start is not None:
-        return images.resize(start, *shape)
-    if init == "content" and problem.content is not None:
-        return images.resize(problem.content, *shape)
-    if init == "style" and problem.styles:
-        return images.resize(problem.styles[0][0], *shape)
-    noise = np.random.default_rng(problem.settings.seed).normal(0.5, 0.15, (*shape, 3))
-    return np.clip(noise, 0.0, 1.0).astype(np.float32)
+        image = images.resize(start, *shape)
+    elif settings.init == "content" and problem.content is not None:
+        image = images.resize(problem.content, *shape)
+    elif settings.init == "style" and problem.styles:
+        image = images.resize(problem.styles[0][0], *shape)
+    else:
+        image = random.normal(0.5, 0.15, (*shape, 3))
+    # All positions of a flat area have the same features and so the same gradient: nothing there would ever become a
+    # stroke without something to grow from.
+    image = image + settings.init_noise * random.standard_normal(image.shape)
+    return np.clip(image, 0.0, 1.0).astype(np.float32)
 
 
 def _report(
@@ -235,7 +249,7 @@ def _report(
     frozen = loop.state
 
     def image() -> np.ndarray:
-        picture = problem.engine.array(loop.result(frozen))[0]
+        picture: np.ndarray = problem.engine.array(loop.result(frozen))[0]
         if problem.settings.colors == "luminance" and problem.content is not None:
             return color.luminance(np.clip(picture, 0.0, 1.0), images.resize(problem.content, *shape))
         return picture

@@ -17,6 +17,11 @@ from stylekeras.weights import Weights, layer_shapes
 _FAMILY = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}
 
 
+# Blocks whose convolutions repeat the edge with padding="replicate"; see `build`.
+import os
+REPLICATED = tuple(os.environ.get("REPL","block1,block2").split(","))
+
+
 def stride(tap: str) -> int:
     """Pixels of the picture per position of a tap: 1 for block1, doubled by each pooling."""
     return int(2 ** (int(tap[5]) - 1))
@@ -34,7 +39,7 @@ def deepest(name: str, taps: Iterable[str]) -> str:
     return max(taps, key=known.index)
 
 
-class Preprocess(keras.layers.Layer):
+class Preprocess(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
     """Image (1, h, w, 3) RGB in [0, 1] to the weight set's own range, channels still in RGB order.
 
     Written out because `keras.applications.*.preprocess_input` changes a float array in place.
@@ -44,13 +49,16 @@ class Preprocess(keras.layers.Layer):
         super().__init__(trainable=False, **options)
         flip = -1 if weights.card.channel_order == "bgr" else 1
         self._factor = np.asarray(weights.card.range / np.asarray(weights.card.std[::flip]), "float32")
-        self._shift = np.asarray(np.asarray(weights.card.mean[::flip]) / np.asarray(weights.card.std[::flip]), "float32")
+        self._shift = np.asarray(
+            np.asarray(weights.card.mean[::flip]) / np.asarray(weights.card.std[::flip]), "float32"
+        )
 
     def call(self, image: Any) -> Any:
+        """(1, h, w, 3) in [0, 1] to (1, h, w, 3) in the network's range."""
         return image * self._factor - self._shift
 
 
-class ReplicateEdge(keras.layers.Layer):
+class ReplicateEdge(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
     """Repeat the outermost pixels once on every side.
 
     Zeros beyond the border of the first convolution draw a coloured frame; as in Crowson's style-transfer-pytorch it is
@@ -58,6 +66,7 @@ class ReplicateEdge(keras.layers.Layer):
     """
 
     def call(self, image: Any) -> Any:
+        """(1, h, w, c) to (1, h + 2, w + 2, c)."""
         image = keras.ops.concatenate([image[:, :1], image, image[:, -1:]], axis=1)
         return keras.ops.concatenate([image[:, :, :1], image, image[:, :, -1:]], axis=2)
 
@@ -81,14 +90,13 @@ def build(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str, 
     network = _FAMILY[weights.backbone](include_top=False, weights=None, input_shape=(None, None, 3))
     image = keras.Input((None, None, 3), batch_size=1, dtype="float32", name="image")
     x = Preprocess(weights, dtype="float32")(image)
-    if padding == "replicate":
-        x = ReplicateEdge(dtype="float32")(x)
     outputs = {}
     for layer in network.layers[1:]:
         if isinstance(layer, keras.layers.Conv2D):
             config = {**layer.get_config(), "dtype": dtype, "trainable": False}
-            if layer.name == "block1_conv1" and padding == "replicate":
+            if padding == "replicate" and layer.name.startswith(REPLICATED):
                 config["padding"] = "valid"
+                x = ReplicateEdge(dtype=dtype)(x)
             convolution = keras.layers.Conv2D.from_config(config)
             x = convolution(x)
             kernel, bias = weights.layers[layer.name]

@@ -60,7 +60,10 @@ class Engine:
 
         model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
         signature = [tf.TensorSpec((1, None, None, 3), tf.float32)]
-        return tf.function(lambda image: model(image, training=False), input_signature=signature)
+        compiled: Callable[[Any], Any] = tf.function(
+            lambda image: model(image, training=False), input_signature=signature
+        )
+        return compiled
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` of nested structures of tensors, compiled; heights and widths may change between calls."""

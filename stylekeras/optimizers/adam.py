@@ -51,9 +51,11 @@ def update(ops: Any, state: State, loss: Any, gradient: Any) -> State:
     spread = ops.sqrt(square / (1 - _SECOND**step))
     image = state.image - state.learning_rate * corrected / (spread + _EPSILON)
     image = ops.where(state.clip, ops.clip(image, 0.0, 1.0), image)
+    # A picture that is not finite must not pass for one with a finite loss.
+    finite = ops.isfinite(ops.sum(ops.abs(image)))
     return state._replace(
         image=image,
-        loss=loss,
+        loss=ops.where(finite, loss, float("nan")),
         accepted=ops.ones_like(state.accepted),
         mean=mean,
         square=square,
@@ -65,4 +67,7 @@ def update(ops: Any, state: State, loss: Any, gradient: Any) -> State:
 def result(ops: Any, state: State) -> Any:
     """The average of the iterates so far; before the first step, the starting picture."""
     weight = 1 - _AVERAGE**state.step
-    return ops.where(state.step > 0, state.average / ops.maximum(weight, 1 - _AVERAGE), state.image)
+    average = state.average / ops.maximum(weight, 1 - _AVERAGE)
+    # The division may round an average of ones up.
+    average = ops.where(state.clip, ops.clip(average, 0.0, 1.0), average)
+    return ops.where(state.step > 0, average, state.image)

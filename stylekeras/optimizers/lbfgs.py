@@ -73,7 +73,8 @@ def update(ops: Any, state: State, loss: Any, gradient: Any) -> State:
     """Take or reject the trial `state.image`, given its loss and gradient, and set the next trial."""
     step = state.image - state.base
     change = gradient - state.gradient
-    expected = ops.sum(step * state.gradient)
+    # Not above 0: the projection on [0, 1] may turn a trial uphill, and that earns it no rise.
+    expected = ops.minimum(ops.sum(step * state.gradient), 0.0)
     first = ops.logical_not(ops.isfinite(state.loss))
     finite = ops.logical_and(ops.isfinite(loss), ops.isfinite(ops.sum(ops.abs(gradient))))
     accepted = ops.logical_and(finite, ops.logical_or(first, loss <= state.loss + ARMIJO * expected))
@@ -119,9 +120,7 @@ def result(ops: Any, state: State) -> Any:
 
 def _free(ops: Any, image: Any, gradient: Any, clip: Any) -> Any:
     """1 where a pixel may move, 0 where it lies on a bound of [0, 1] and would be pushed out."""
-    held = ops.logical_or(
-        ops.logical_and(image <= 0.0, gradient > 0.0), ops.logical_and(image >= 1.0, gradient < 0.0)
-    )
+    held = ops.logical_or(ops.logical_and(image <= 0.0, gradient > 0.0), ops.logical_and(image >= 1.0, gradient < 0.0))
     return ops.where(ops.logical_and(clip, held), 0.0, 1.0)
 
 

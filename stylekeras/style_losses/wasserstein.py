@@ -71,11 +71,14 @@ def _trace_root(ops: Any, covariance: Any, target: Arrays) -> Any:
     """tr((R S' R)^(1/2)), differentiable in `covariance`."""
     frozen = ops.stop_gradient(covariance)
     root = ops.cast(target["root"], "float64")
-    widened = _widened(ops, frozen, target["widen"])
+    # Frameworks raise on a NaN or infinite matrix; an optimizer has to see a loss that is not finite and step back.
+    size = ops.sum(ops.abs(frozen))
+    usable = ops.isfinite(size)
+    widened = _widened(ops, ops.where(usable, frozen, ops.zeros_like(frozen)), target["widen"])
     values, vectors = ops.linalg.eigh(ops.matmul(ops.matmul(root, widened), root))
     # R S' R is at least e^2 I in exact arithmetic; rounding of S in float32 may fall below.
     roots = ops.sqrt(ops.maximum(values, ops.cast(ops.square(target["widen"]), "float64")))
     turned = ops.matmul(root, vectors)
     gradient = ops.cast(0.5 * ops.matmul(turned / roots, ops.transpose(turned)), covariance.dtype)
-    value = ops.cast(ops.sum(roots), covariance.dtype)
+    value = ops.where(usable, ops.cast(ops.sum(roots), covariance.dtype), size)
     return value + ops.sum(gradient * (covariance - frozen))

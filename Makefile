@@ -1,0 +1,52 @@
+# `make demo` and `make test` do all set-up themselves: a virtual environment and the locked install.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow test-gpu lint format gallery clean
+
+help:
+	@echo "make demo       install, then stylise a real photograph: out/demo.png"
+	@echo "make test       install, then lint, type check and test"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-gpu   the tests that need a GPU"
+	@echo "make gallery    the contact sheets in docs/, from the pictures in SAMPLES (slow)"
+
+install: $(VENV)/installed
+
+# A TensorFlow wheel built for GPUs runs on machines without one; the lock is the same everywhere.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo]'
+	touch $@
+
+demo: install
+	mkdir -p out
+	$(BIN)/stylekeras demo --overwrite -o out/demo.png
+
+test: install lint
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: install
+	$(BIN)/python -m pytest -m gpu
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+SAMPLES ?= ../shared/samples
+gallery: install
+	$(BIN)/python examples/gallery.py --samples $(SAMPLES)
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,56 @@
+"""`stylekeras evaluate`: the loss and its terms for any picture, whoever made it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from .options import Config, Content, Json, Quiet, Styles, Verbose, numbers, settings, with_settings
+from .stylize import PerStyle, Scales
+
+Image = Annotated[str, typer.Argument(metavar="IMAGE", help="The picture to judge.", show_default=False)]
+
+
+@with_settings()
+def evaluate(
+    image: Image,
+    content: Content,
+    styles: Styles,
+    style_weights: PerStyle = None,
+    style_scales: Scales = None,
+    config: Config = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    *,
+    given: dict[str, Any],
+) -> int:
+    """Tell the loss of IMAGE, at its own size, as a picture of CONTENT in the style of STYLE."""
+    chosen = settings(given, config)
+    weights = numbers("--style-weights", style_weights, len(styles))
+    scales = numbers("--style-scales", style_scales, len(styles))
+
+    import stylekeras as sk
+
+    from . import runs
+    from .chatter import filtered
+    from .display import Display
+
+    with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
+        runs.check_layers(chosen)
+        picture = sk.load_image(image)
+        painted = [
+            sk.Style(sk.load_image(path, name=f"style {i + 1}"), weight=weight, scale=scale)
+            for i, (path, weight, scale) in enumerate(zip(styles, weights, scales, strict=True))
+        ]
+        result = sk.loss_and_gradient(picture, sk.load_image(content, name="content"), painted, chosen)
+        display.notes(result.provenance["notes"])
+        display.message(runs.runs_on(result.provenance))
+        if as_json:
+            report = {"loss": result.loss, "terms": result.terms, "size": picture.shape[:2]}
+            display.object({**report, "settings": chosen.to_dict(), "provenance": result.provenance})
+            return 0
+        rows = [("loss", f"{result.loss:.6g}"), *((name, f"{value:.6g}") for name, value in result.terms.items())]
+        display.table(("term", "value"), rows)
+    return 0

@@ -1,0 +1,277 @@
+"""What the commands that make pictures share: read the inputs, follow the steps, save what came out of them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import stylekeras as sk
+from stylekeras import pyramid, recipe
+from stylekeras.errors import nearest
+from stylekeras.images import check_output
+from stylekeras.settings import INITS
+from stylekeras.weights import CHANNELS
+
+from .display import Display, Schedule, interrupted
+from .signals import uninterrupted
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything about one picture to make, its inputs read and checked.
+
+    Attributes:
+        content: The photo, None to reconstruct the style alone.
+        styles: The paintings; none to reconstruct the content alone.
+        recipe: Of the picture; its provenance is filled in when it is known.
+        schedule: The scales.
+    """
+
+    settings: sk.Settings
+    content: Any
+    styles: Sequence[sk.Style]
+    recipe: dict[str, Any]
+    schedule: Schedule
+
+
+@dataclass
+class Outcome:
+    """How far a run came.
+
+    Attributes:
+        image: The last good picture (h, w, 3), None if there is none.
+        progress: The last good step, if any.
+        recipe: Of `image`.
+        error: What ended the run, if something did: a KeyboardInterrupt, our own error, or a bug's.
+    """
+
+    image: Any = None
+    progress: sk.Progress | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    error: BaseException | None = None
+
+
+def prepare(
+    settings: sk.Settings,
+    content: str | None,
+    styles: Sequence[str],
+    style_weights: Sequence[float] = (),
+    style_scales: Sequence[float] = (),
+) -> Job:
+    """Read and check the inputs of one picture, without loading a framework.
+
+    Raises: RequestError.
+    """
+    check_layers(settings)
+    weights = style_weights or [1.0] * len(styles)
+    scales = style_scales or [1.0] * len(styles)
+    photo = None if content is None else sk.load_image(content, name="content")
+    painted = []
+    for i, (path, weight, scale) in enumerate(zip(styles, weights, scales, strict=True)):
+        name = "style" if len(styles) == 1 else f"style {i + 1}"
+        painted.append(sk.Style(sk.load_image(path, name=name), weight=weight, scale=scale))
+    shape = (painted[0].image if photo is None else photo).shape[:2]
+    inputs = [("content", content)] if content is not None else []
+    inputs += [("style", path) for path in styles]
+    if settings.init not in INITS:
+        _check_init(settings.init)
+        inputs.append(("init", settings.init))
+    made_of = recipe.build(settings.to_dict(), inputs, {})
+    with_weights = [entry for entry in made_of["inputs"] if entry["role"] == "style"]
+    for entry, style in zip(with_weights, painted, strict=True):
+        entry |= {"weight": style.weight, "scale": style.scale}
+    return Job(settings, photo, painted, made_of, schedule(settings, shape))
+
+
+def check_layers(settings: sk.Settings) -> None:
+    """Find a mistyped layer before a framework is loaded and weights are downloaded.
+
+    Raises: SettingsError for a layer that no backbone has.
+    """
+    every = {name for names in CHANNELS.values() for name in names}
+    for tap in (*settings.content_layers, *settings.style_layers):
+        if tap not in every:
+            raise sk.SettingsError(
+                f"layer {tap!r} is not in {settings.backbone}{nearest(tap, CHANNELS[settings.backbone])}"
+            )
+
+
+def schedule(settings: sk.Settings, shape: tuple[int, int]) -> Schedule:
+    """(height, width, steps) of every scale for a picture of that shape.
+
+    Raises: SettingsError if it would be too small.
+    """
+    sizes = pyramid.sizes(shape, settings.size, settings.min_size)
+    return [(*pyramid.shape_at(shape, size), pyramid.steps_at(settings.steps, i)) for i, size in enumerate(sizes)]
+
+
+def numbered(output: str, every: int, scales: Schedule, *, overwrite: bool) -> Callable[[int], str]:
+    """The names of `--save-every`: total steps done -> a path beside `output`.
+
+    Raises: OutputError if one of them exists, unless `overwrite`.
+    """
+    path, total = Path(output), sum(steps for _, _, steps in scales)
+    digits = max(4, len(str(total)))
+
+    def name(done: int) -> str:
+        return str(path.with_name(f"{path.stem}-{done:0{digits}}{path.suffix}"))
+
+    for done in range(every, total + 1, every):
+        check_output(name(done), overwrite=overwrite)
+    return name
+
+
+def follow(
+    job: Job,
+    display: Display,
+    *,
+    title: str = "",
+    extra: Mapping[str, Any] | None = None,
+    watch: Callable[[int, sk.Progress], None] | None = None,
+) -> Outcome:
+    """Run a job to its end, an error's or an interruption's, showing each step.
+
+    Args:
+        title: What the progress bar calls it.
+        extra: Goes into its JSON events.
+        watch: Called with the number of steps done over all scales, and the step.
+    """
+    extra = dict(extra or {})
+    # An average of iterates (Adam) can be bad one step before the loss shows it; the best picture (L-BFGS) cannot, and
+    # its state is large.
+    seen: deque[tuple[int, sk.Progress]] = deque(maxlen=1 if job.settings.optimizer == "lbfgs" else 2)
+    outcome, done = Outcome(), 0
+    try:
+        with display.progress(job.schedule, title) as run:
+            for progress in sk.iterate(job.content, list(job.styles), job.settings):
+                done += 1
+                seen.append((done, progress))
+                if done == 1:
+                    _start(job, display, progress, extra)
+                if progress.step == 1:
+                    place = {"scale": progress.scale, "scales": progress.scales}
+                    display.event("scale", **extra, **place, size=progress.size, steps=progress.steps)
+                _step(display, progress, extra)
+                run.step(progress)
+                if watch is not None:
+                    watch(done, progress)
+    except (KeyboardInterrupt, Exception) as error:
+        outcome.error = error
+    with uninterrupted():  # it takes a moment, and is all that is left to do
+        while seen and outcome.image is None:
+            done, progress = seen.pop()
+            image = progress.image
+            if np.isfinite(image).all():
+                outcome.image, outcome.progress, outcome.recipe = image, progress, recipe_of(job, done, progress)
+            elif outcome.error is None:
+                outcome.error = sk.DivergedError(
+                    "the picture became NaN or infinite at the last step; try smaller weights or learning_rate"
+                )
+    return outcome
+
+
+def finish(
+    outcome: Outcome, output: str, display: Display, *, overwrite: bool, extra: Mapping[str, Any] | None = None
+) -> int:
+    """Save the picture of a run, whole or so far, and say so.
+
+    Returns: the exit code. Raises: what ended the run, if that was an error.
+    """
+    if outcome.image is None:
+        if isinstance(outcome.error, KeyboardInterrupt):
+            return _stopped(None)
+        raise outcome.error or sk.RunError("the schedule has no step")
+    with uninterrupted():
+        written = save(output, outcome.image, outcome.recipe, overwrite=overwrite)
+    if isinstance(outcome.error, KeyboardInterrupt):
+        return _stopped(written)
+    if outcome.error is not None:
+        display.message(f"it failed; the last good picture is in {written}", always=True)
+        raise outcome.error
+    height, width = outcome.image.shape[:2]
+    fields = dict(extra or {})
+    if outcome.progress is not None:
+        last = outcome.progress
+        fields = {"loss": last.loss, "terms": last.terms, "seconds": last.seconds, **fields}
+    display.event("done", output=written, **fields)
+    display.message(f"wrote {written} ({width}x{height}, {fields['seconds']:.1f} s)")
+    return 0
+
+
+def _stopped(written: str | None) -> int:
+    interrupted("nothing was written" if written is None else f"the picture so far is in {written}")
+    return INTERRUPTED
+
+
+def save(output: str, image: Any, made_by: Mapping[str, Any], *, overwrite: bool) -> str:
+    """Save a picture that took long to make.
+
+    Returns: where. That is not `output` if a file of that name has come up during the run: neither is lost.
+    """
+    try:
+        sk.save_image(output, image, overwrite=overwrite, recipe=made_by)
+        return output
+    except sk.OutputError as error:
+        path = Path(output)
+        if overwrite or not path.is_file():
+            raise sk.RunError(str(error)) from error  # it could be written when the run began
+        for number in range(2, 1000):
+            other = path.with_name(f"{path.stem}-{number}{path.suffix}")
+            with contextlib.suppress(sk.OutputError):
+                sk.save_image(other, image, recipe=made_by)
+                return str(other)
+        raise sk.RunError(str(error)) from error
+
+
+def _check_init(init: str) -> None:
+    if not Path(init).suffix and not Path(init).exists():
+        raise sk.SettingsError(f"init={init!r} is unknown, and no such file{nearest(init, INITS)}")
+    sk.load_image(init, name="init")
+
+
+def _start(job: Job, display: Display, progress: sk.Progress, extra: Mapping[str, Any]) -> None:
+    by = progress.provenance
+    inputs = job.recipe["inputs"]
+    display.event("start", **extra, settings=job.settings.to_dict(), inputs=inputs, provenance=dict(by))
+    display.notes(by["notes"])
+    if extra.get("cell", 1) == 1:
+        display.message(runs_on(by))
+
+
+def runs_on(by: Mapping[str, Any]) -> str:
+    """A provenance as a line for people."""
+    engine = f"{by['engine']} {by['engine_version']} on {by['device']}, {by['precision']}"
+    return f"{engine}; {by['backbone']}, weights {by['weights']}"
+
+
+def _step(display: Display, progress: sk.Progress, extra: Mapping[str, Any]) -> None:
+    display.event(
+        "step",
+        **extra,
+        step=progress.step,
+        scale=progress.scale,
+        size=progress.size,
+        loss=progress.loss,
+        terms=progress.terms,
+        seconds=progress.seconds,
+    )
+
+
+def recipe_of(job: Job, done: int, progress: sk.Progress) -> dict[str, Any]:
+    """The recipe with who made the picture, and how much of the schedule was done."""
+    total = sum(steps for _, _, steps in job.schedule)
+    return {**job.recipe, "provenance": {**progress.provenance, "steps_done": done, "steps_total": total}}
+
+
+def of_a_sheet(began: float, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the `done` event of several pictures says; `began` is of `time.perf_counter`."""
+    return {"loss": None, "terms": None, "seconds": time.perf_counter() - began, "cells": cells}

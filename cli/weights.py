@@ -1,0 +1,73 @@
+"""`stylekeras weights`: weight sets, where they are, and how to get and convert them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import Json, Overwrite, Quiet
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A set's name, 'imagenet' or 'offline'.", show_default=False)]
+Backbone = Annotated[str, typer.Option("--backbone", metavar="vgg19|vgg16", help="Whose, for 'imagenet'.")]
+Source = Annotated[str, typer.Argument(metavar="IN", help="A weight file, or a set's name.", show_default=False)]
+Target = Annotated[str, typer.Argument(metavar="OUT", help="Ends in .npz or .safetensors.", show_default=False)]
+
+
+def list_sets(as_json: Json = False) -> int:
+    """Show every weight set, and where it is or how to get it."""
+    from stylekeras import weights
+
+    from .display import Display
+
+    display, rows = Display(json=as_json), weights.catalogue()
+    if as_json:
+        for row in rows:
+            display.object(row)
+        return 0
+    columns = ("name", "backbone", "here", "licence", "where, or how to get it")
+    here = {True: "yes", False: "no"}
+    display.table(
+        columns,
+        (
+            (
+                str(row["name"]),
+                str(row["backbone"]),
+                here[bool(row["available"])],
+                str(row["licence"]),
+                str(row["where"]),
+            )
+            for row in rows
+        ),
+    )
+    return 0
+
+
+def fetch(name: Name, backbone: Backbone = "vgg19", as_json: Json = False, quiet: Quiet = False) -> int:
+    """Download a weight set into Keras' cache unless it is there, and print the file's path."""
+    from stylekeras import weights
+
+    from .chatter import filtered
+    from .display import Display
+
+    with Display(json=as_json, quiet=quiet) as display, filtered():
+        path = weights.fetch(name, backbone)
+        display.event("done", set=name, path=str(path))
+        display.result(str(path))
+    return 0
+
+
+def convert(
+    source: Source, target: Target, overwrite: Overwrite = False, as_json: Json = False, quiet: Quiet = False
+) -> int:
+    """Save a weight file, or a set, in this project's own format, with its preprocessing."""
+    from stylekeras import weights
+
+    from .chatter import filtered
+    from .display import Display
+
+    with Display(json=as_json, quiet=quiet) as display, filtered():
+        saved = weights.convert(source, target, overwrite=overwrite)
+        display.event("done", output=target, backbone=saved.backbone, layers=list(saved.layers), sha256=saved.sha256)
+        display.message(f"wrote {target} ({saved.backbone}, {len(saved.layers)} layers)")
+    return 0

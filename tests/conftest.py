@@ -1,0 +1,36 @@
+"""Fixtures that several test files share."""
+
+import os
+
+# Before anything imports NumPy or Keras.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# On a busy machine two BLAS threads wait for each other, and the reference takes ten times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def float64():
+    """Keras in float64, and its setting put back."""
+    import keras
+
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    yield
+    keras.config.set_floatx(before)
+
+
+@pytest.fixture
+def engine():
+    """A fresh TensorFlow engine, its traces not counted yet."""
+    from stylekeras import engines
+
+    return engines.load("tensorflow", "float32")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)

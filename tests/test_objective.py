@@ -1,0 +1,312 @@
+"""The objective against the plain float64 reference: tiny networks to rounding, VGG16 with real weights in float32."""
+
+import itertools
+
+import numpy as np
+import pytest
+import reference
+from reference import Conv, Pool, Setup, numerical_gradient, numpy_ops
+
+import stylekeras as sk
+from stylekeras import objective, style_losses
+from stylekeras import weights as weight_sets
+
+CONTENT_LAYERS = {"one": 0.5, "two": 2.0}
+STYLE_LAYERS = {"one": 1.5, "three": 0.7}
+WEIGHTS = {"content_weight": 1.3, "style_weight": 2.1, "tv_weight": 0.4}
+COMBINATIONS = list(itertools.product(["gram", "wasserstein"], [True, False], [1, 2]))
+
+
+def _layer(rng, name, before, after, edge="zeros"):
+    return Conv(name, rng.normal(0, 0.4, (3, 3, before, after)), rng.normal(0, 0.1, after), edge)
+
+
+def _setup(rng, style_loss="gram", relative=True, count=2, kind="max", edge="replicate", **changes):
+    """A network of three convolutions, a content image of the picture's size and styles of other sizes."""
+    network = [
+        _layer(rng, "one", 3, 4, edge),
+        _layer(rng, "two", 4, 5),
+        Pool(kind),
+        _layer(rng, "three", 5, 6),
+    ]
+    pictures = [(rng.random((8, 6, 3)), 0.6), (rng.random((5, 9, 3)), 1.7)][:count]
+    setup = Setup(network, rng.random((9, 7, 3)), pictures, CONTENT_LAYERS, STYLE_LAYERS, style_loss, relative)
+    return setup._replace(**{**WEIGHTS, **changes})
+
+
+def _scalars(setup):
+    return {
+        "content": setup.content_weight,
+        "style": setup.style_weight,
+        "tv": setup.tv_weight,
+        "content_layers": setup.content_layers,
+        "style_layers": setup.style_layers,
+        "styles": [weight for _, weight in setup.styles],
+    }
+
+
+def _targets(ops, setup, extract, tensor):
+    module = style_losses.load(setup.style_loss)
+    content = {}
+    if setup.content is not None:
+        features = extract(tensor(setup.content[None]))
+        content = objective.content_target(ops, features, setup.content_layers, relative=setup.relative)
+    styles = []
+    for picture, _ in setup.styles:
+        sums = objective.style_sums(ops, module, extract(tensor(picture[None])), setup.style_layers)
+        styles.append(objective.style_target(ops, module, sums, relative=setup.relative))
+    return {"content": content, "styles": styles}
+
+
+def _objective(ops, setup, extract):
+    module = style_losses.load(setup.style_loss)
+
+    def compute(image, targets, weights):
+        sums = objective.measure(ops, module, image, extract(image), targets)
+        return objective.combine(ops, module, sums, targets, weights)
+
+    return compute
+
+
+def _through_numpy(setup, image):
+    """Loss and terms by stylekeras' own functions, `ops` being NumPy."""
+
+    def extract(batch):
+        return {name: features[None] for name, features in reference.forward(setup.network, batch[0])[0].items()}
+
+    targets = _targets(numpy_ops, setup, extract, np.asarray)
+    return _objective(numpy_ops, setup, extract)(image[None], targets, _scalars(setup))
+
+
+def _through_tensorflow(engine, setup, image):
+    """Loss, terms and gradient by the engine's evaluator in float64."""
+    import tensorflow as tf
+
+    def extract(x):
+        taps = {}
+        for layer in setup.network:
+            if isinstance(layer, Pool):
+                pool = tf.nn.max_pool2d if layer.kind == "max" else tf.nn.avg_pool2d
+                x = pool(x, 2, 2, "VALID")
+                continue
+            mode = "SYMMETRIC" if layer.edge == "replicate" else "CONSTANT"
+            x = tf.nn.conv2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], mode), layer.kernel, 1, "VALID")
+            x = taps[layer.name] = tf.nn.relu(x + layer.bias)
+        return taps
+
+    def tensor(value):
+        return tf.nest.map_structure(lambda item: tf.convert_to_tensor(item, tf.float64), value)
+
+    targets = _targets(engine.ops, setup, extract, tensor)
+    evaluate = engine.evaluator(_objective(engine.ops, setup, extract))
+    return engine.array(evaluate(tensor(image[None]), targets, tensor(_scalars(setup))))
+
+
+def _relative_error(value, wanted):
+    return float(np.linalg.norm(np.asarray(value, float) - wanted) / np.linalg.norm(wanted))
+
+
+# --- the reference itself -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+@pytest.mark.parametrize(("kind", "edge"), [("max", "replicate"), ("average", "zeros")])
+def test_the_references_gradient_is_its_values(rng, style_loss, kind, edge):
+    preprocessing = {"order": "bgr", "scale": 2.0, "mean": [0.8, 0.9, 1.0], "std": [1.0, 1.1, 1.2]}
+    setup = _setup(rng, style_loss, kind=kind, edge=edge, preprocessing=preprocessing)
+    image = rng.random((9, 7, 3))
+    wanted = numerical_gradient(lambda picture: reference.objective(picture, setup).loss, image, 1e-6)
+    assert _relative_error(reference.objective(image, setup).gradient, wanted) < 1e-7
+
+
+# --- tiny networks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("style_loss", "relative", "count"), COMBINATIONS)
+def test_tiny_network_in_float64(rng, float64, engine, style_loss, relative, count):
+    setup = _setup(rng, style_loss, relative, count)
+    image = rng.random((9, 7, 3))
+    wanted = reference.objective(image, setup)
+    loss, terms, gradient = _through_tensorflow(engine, setup, image)
+    assert gradient.dtype == np.float64
+    assert float(loss) == pytest.approx(wanted.loss, rel=1e-10)
+    assert {name: float(value) for name, value in terms.items()} == pytest.approx(wanted.terms, rel=1e-10)
+    assert _relative_error(gradient[0], wanted.gradient) < 1e-9
+
+
+@pytest.mark.parametrize(("style_loss", "relative", "count"), COMBINATIONS)
+def test_the_same_code_on_numpy(rng, style_loss, relative, count):
+    setup = _setup(rng, style_loss, relative, count, kind="average")
+    image = rng.random((9, 7, 3))
+    wanted = reference.objective(image, setup)
+    loss, terms = _through_numpy(setup, image)
+    assert float(loss) == pytest.approx(wanted.loss, rel=1e-10)
+    assert terms == pytest.approx(wanted.terms, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"content": None}, {"styles": []}, {"tv_weight": 0.0}, {"content_weight": 0.0, "tv_weight": 50.0}],
+    ids=["style only", "content only", "no total variation", "mostly total variation"],
+)
+def test_parts_may_be_missing(rng, float64, engine, changes):
+    setup = _setup(rng, **changes)
+    image = rng.random((9, 7, 3))
+    wanted = reference.objective(image, setup)
+    loss, terms, gradient = _through_tensorflow(engine, setup, image)
+    assert float(loss) == pytest.approx(wanted.loss, rel=1e-10)
+    assert {name: float(value) for name, value in terms.items()} == pytest.approx(wanted.terms, rel=1e-10)
+    assert _relative_error(gradient[0], wanted.gradient) < 1e-9
+
+
+@pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+def test_sums_of_rows_add_up_to_the_pictures(rng, style_loss):
+    """What tiles rest on: everything that `measure` returns is a sum over positions."""
+    setup = _setup(rng, style_loss)
+    module = style_losses.load(style_loss)
+    features = {name: value[None] for name, value in setup.taps(rng.random((9, 7, 3))).items()}
+    whole = objective.style_sums(numpy_ops, module, features, {"one": 1.0})["one"]
+    parts = [
+        objective.style_sums(numpy_ops, module, {"one": features["one"][:, rows]}, {"one": 1.0})["one"]
+        for rows in (slice(0, 4), slice(4, None))
+    ]
+    assert whole["count"] == parts[0]["count"] + parts[1]["count"] == 63
+    for name, value in whole["sums"].items():
+        np.testing.assert_allclose(parts[0]["sums"][name] + parts[1]["sums"][name], value, rtol=1e-12)
+
+
+def test_the_loss_is_its_weighted_terms(rng):
+    setup = _setup(rng)
+    loss, terms = _through_numpy(setup, rng.random((9, 7, 3)))
+    for part, layers in (("content", CONTENT_LAYERS), ("style", STYLE_LAYERS)):
+        total = sum(weight * terms[f"{part}/{tap}"] for tap, weight in layers.items())
+        assert terms[part] == pytest.approx(total, rel=1e-12)
+    assert loss == pytest.approx(1.3 * terms["content"] + 2.1 * terms["style"] + 0.4 * terms["tv"], rel=1e-12)
+    assert set(terms) == {"content", "style", "tv", "content/one", "content/two", "style/one", "style/three"}
+
+
+@pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+def test_a_relative_loss_does_not_change_with_the_features_size(rng, style_loss):
+    """Ten times as large features everywhere: the picture, the content and the styles."""
+    setup = _setup(rng, style_loss, tv_weight=0.0)
+    image = rng.random((9, 7, 3))
+
+    def larger(batch):
+        return {name: 10 * value[None] for name, value in reference.forward(setup.network, batch[0])[0].items()}
+
+    loss, _ = _through_numpy(setup, image)
+    targets = _targets(numpy_ops, setup, larger, np.asarray)
+    scaled, _ = _objective(numpy_ops, setup, larger)(image[None], targets, _scalars(setup))
+    assert scaled == pytest.approx(loss, rel=1e-9)
+
+
+def test_a_relative_loss_survives_a_target_without_features(rng):
+    setup = _setup(rng, count=1)
+
+    def nothing(batch):
+        return {name: 0 * value[None] for name, value in reference.forward(setup.network, batch[0])[0].items()}
+
+    for style_loss in ("gram", "wasserstein"):
+        dead = setup._replace(style_loss=style_loss)
+        targets = _targets(numpy_ops, dead, nothing, np.asarray)
+        loss, _ = _objective(numpy_ops, dead, nothing)(setup.content[None], targets, _scalars(dead))
+        assert np.isfinite(loss)
+
+
+def test_strength_turns_both_weights():
+    def three(**changes):
+        settings = sk.Settings(content_weight=3.0, style_weight=5.0, tv_weight=7.0, **changes)
+        return [objective.weights(settings, [1.0])[name] for name in ("content", "style", "tv")]
+
+    assert three(strength=0.5) == [3.0, 5.0, 7.0]
+    assert three(strength=0.0) == [12.0, 0.0, 0.0]
+    assert three(strength=1.0) == [0.0, 20.0, 28.0]
+    assert three(strength=0.75) == [0.75, 11.25, 15.75]
+    assert three(loss_scale="absolute") == [3.0, 5.0, 7.0], "whatever the default strength is"
+
+
+# --- VGG16 with the offline weights ---------------------------------------------------------------------------------
+
+VGG_STYLE_LAYERS = {
+    "block1_conv1": 1.0,
+    "block2_conv1": 0.8,
+    "block3_conv1": 0.6,
+    "block4_conv1": 0.4,
+    "block5_conv1": 0.2,
+}
+
+
+def _scene(rng, height, width):
+    """Blobs, an edge and grain: closer to a picture than noise, with flat and busy places."""
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    picture = np.zeros((height, width, 3))
+    for channel in range(3):
+        for _ in range(4):
+            fx, fy, phase = rng.uniform(1, 9), rng.uniform(1, 9), rng.uniform(0, 6)
+            picture[..., channel] += 0.1 * np.sin(6.28 * (fx * x + fy * y) + phase)
+    picture += 0.3 * (x > rng.uniform(0.3, 0.7))[..., None] + 0.35 + 0.05 * rng.standard_normal(picture.shape)
+    return np.clip(picture, 0, 1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def offline():
+    return weight_sets.load("offline", "vgg16", last="block5_conv1")
+
+
+@pytest.mark.parametrize(
+    ("style_loss", "pooling", "padding", "loss_scale", "shape", "last"),
+    [
+        ("gram", "max", "replicate", "relative", (96, 80), 5),
+        ("gram", "average", "zeros", "absolute", (80, 96), 4),
+        ("wasserstein", "max", "zeros", "relative", (97, 81), 5),
+        ("wasserstein", "average", "replicate", "absolute", (96, 80), 3),
+    ],
+)
+def test_vgg16_with_real_weights(offline, style_loss, pooling, padding, loss_scale, shape, last):
+    """One style down to block5, or two (SciPy's square roots of 512 channels are slow) down to block `last`."""
+    rng = np.random.default_rng(11)
+    image, content = _scene(rng, *shape), _scene(rng, *shape)
+    style_layers = {name: weight for name, weight in VGG_STYLE_LAYERS.items() if int(name[5]) <= last}
+    longest = max(shape)
+    # Styles already have the size they enter at, so nothing is resized: the second at half the picture's.
+    styles = [sk.Style(_scene(rng, longest - 20, longest), weight=0.7)]
+    if last < 5:
+        styles.append(sk.Style(_scene(rng, round(longest / 2), 40), weight=0.4, scale=0.5))
+    settings = sk.Settings(
+        **({"strength": 0.5} if loss_scale == "relative" else {}),
+        content_weight=0.9,
+        style_weight=1.4,
+        tv_weight=0.3,
+        content_layers={"block2_conv2": 0.3, "block4_conv2": 1.2},
+        style_layers=style_layers,
+        style_loss=style_loss,
+        pooling=pooling,
+        padding=padding,
+        loss_scale=loss_scale,
+        backbone="vgg16",
+        weights="offline",
+        precision="float32",
+        colors="style",
+        size=512,
+        init="content",
+    )
+    evaluation = sk.loss_and_gradient(image, content, styles, settings)
+    setup = Setup(
+        reference.vgg(offline.layers, "block5_conv1", pooling=pooling, padding=padding),
+        content,
+        [(style.image, style.weight) for style in styles],
+        dict(settings.content_layers),
+        style_layers,
+        style_loss,
+        loss_scale == "relative",
+        0.9,
+        1.4,
+        0.3,
+        {"order": "bgr", "scale": 255.0, "mean": [103.939, 116.779, 123.68], "std": [1.0, 1.0, 1.0]},
+    )
+    wanted = reference.objective(image, setup)
+    assert evaluation.gradient.shape == (*shape, 3)
+    assert evaluation.gradient.dtype == np.float32
+    assert evaluation.loss == pytest.approx(wanted.loss, rel=1e-4)
+    assert evaluation.terms == pytest.approx(wanted.terms, rel=2e-4)
+    assert _relative_error(evaluation.gradient, wanted.gradient) < 2e-3

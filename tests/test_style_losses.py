@@ -1,0 +1,178 @@
+"""Every file of stylekeras/style_losses keeps the same promises; the known ones have their formulas worked out."""
+
+import math
+import pkgutil
+
+import numpy as np
+import pytest
+import reference
+from reference import numerical_gradient, numpy_ops
+
+from stylekeras import settings, style_losses
+from stylekeras.style_losses import gram, wasserstein
+
+NAMES = [module.name for module in pkgutil.iter_modules(style_losses.__path__)]
+every = pytest.mark.parametrize("loss", [style_losses.load(name) for name in NAMES], ids=NAMES)
+
+
+@pytest.fixture
+def features(rng):
+    """A picture's and a style's features: sizes and statistics differ, as after a ReLU some are 0."""
+    picture = np.maximum(rng.normal(0.4, 1.0, (1, 5, 4, 3)), 0)
+    style = np.maximum(rng.normal(0.9, 1.5, (1, 6, 7, 3)), 0)
+    return picture, style
+
+
+def _count(features):
+    return float(features.shape[1] * features.shape[2])
+
+
+def _target(loss, style):
+    return loss.target(numpy_ops, loss.measure(numpy_ops, style), _count(style))
+
+
+def _compare(loss, features, target):
+    return float(loss.compare(numpy_ops, loss.measure(numpy_ops, features), _count(features), target))
+
+
+def _gradient(loss, features, style, dtype):
+    """By TensorFlow: the value, d value / d features, and the target's scale."""
+    import keras
+    import tensorflow as tf
+
+    ops = keras.ops
+    features, style = tf.constant(features, dtype), tf.constant(style, dtype)
+    target = loss.target(ops, loss.measure(ops, style), tf.constant(_count(style), dtype))
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        value = loss.compare(ops, loss.measure(ops, features), tf.constant(_count(features), dtype), target)
+    return float(value), tape.gradient(value, features).numpy(), float(loss.scale(ops, target))
+
+
+def test_the_setting_knows_every_file():
+    assert sorted(settings.CHOICES["style_loss"]) == sorted(NAMES)
+
+
+@every
+def test_it_says_what_it_is(loss):
+    assert "compare = " in loss.__doc__
+    for name in ("measure", "target", "compare", "scale"):
+        assert callable(getattr(loss, name))
+        assert getattr(loss, name).__doc__
+
+
+@every
+def test_where_the_pixels_are_does_not_matter(loss, features, rng):
+    picture, style = features
+    shuffled = rng.permutation(picture.reshape(-1, 3)).reshape(1, 2, 10, 3)
+    target = _target(loss, style)
+    assert _compare(loss, shuffled, target) == pytest.approx(_compare(loss, picture, target), rel=1e-12)
+    turned = _target(loss, style.swapaxes(1, 2))
+    assert _compare(loss, picture, turned) == pytest.approx(_compare(loss, picture, target), rel=1e-12)
+
+
+@every
+def test_sums_of_halves_add_up(loss, features):
+    picture, _ = features
+    whole = loss.measure(numpy_ops, picture)
+    left, right = loss.measure(numpy_ops, picture[:, :, :1]), loss.measure(numpy_ops, picture[:, :, 1:])
+    assert set(whole) == set(left) == set(right)
+    for name, value in whole.items():
+        np.testing.assert_allclose(left[name] + right[name], value, rtol=1e-13)
+
+
+@every
+def test_a_style_is_at_no_distance_from_itself(loss, features, float64):
+    _, style = features
+    assert abs(_compare(loss, style, _target(loss, style))) < 1e-13
+    value, gradient, _ = _gradient(loss, style, style, "float64")
+    assert abs(value) < 1e-13
+    assert np.abs(gradient).max() < 1e-13
+
+
+@every
+def test_in_float32_that_is_so_to_rounding(loss):
+    """64 channels over 48 positions: the covariance has no inverse."""
+    style = np.maximum(np.random.default_rng(3).normal(0, 30, (1, 6, 8, 64)), 0)
+    value, gradient, scale = _gradient(loss, style, style, "float32")
+    assert abs(value) / scale < 1e-5
+    assert np.linalg.norm(gradient) * np.linalg.norm(style) / scale < 1e-2
+
+
+@every
+def test_a_style_of_another_size_is_compared_per_pixel(loss, features):
+    """The style laid out twice side by side has twice the sums and the same statistics."""
+    picture, style = features
+    twice = np.concatenate([style, style], axis=2)
+    assert abs(_compare(loss, twice, _target(loss, style))) < 1e-13
+    once, both = _target(loss, style), _target(loss, twice)
+    assert _compare(loss, picture, both) == pytest.approx(_compare(loss, picture, once), rel=1e-10)
+    assert _compare(loss, picture, once) > 0.01
+
+
+@every
+def test_scale_is_a_size(loss, features):
+    _, style = features
+    scale = loss.scale(numpy_ops, _target(loss, style))
+    assert np.ndim(scale) == 0
+    assert scale > 0
+    assert loss.scale(numpy_ops, _target(loss, 3 * style)) > scale
+
+
+@every
+@pytest.mark.parametrize("shape", [(1, 5, 4, 3), (1, 2, 2, 6)], ids=["more positions", "more channels"])
+def test_gradient_is_the_values(loss, shape, rng, float64):
+    picture, style = rng.random(shape), 1.5 * rng.random((1, 6, 7, shape[3])) ** 2
+    target = _target(loss, style)
+    value, gradient, _ = _gradient(loss, picture, style, "float64")
+    wanted = numerical_gradient(lambda features: _compare(loss, features, target), picture, 1e-6)
+    assert value == pytest.approx(_compare(loss, picture, target), rel=1e-12)
+    assert np.linalg.norm(gradient - wanted) < 1e-6 * np.linalg.norm(wanted)
+
+
+@every
+def test_flat_and_dead_features_give_numbers(loss):
+    flat, dead = np.full((1, 4, 4, 5), 2.0), np.zeros((1, 4, 4, 5))
+    for picture, style in ((flat, dead), (dead, flat), (dead, dead), (flat, flat)):
+        value, gradient, _ = _gradient(loss, picture, style, "float32")
+        assert math.isfinite(value)
+        assert np.isfinite(gradient).all()
+
+
+@every
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+def test_features_that_are_not_finite_give_a_loss_that_is_not(loss, bad, features):
+    """Not an exception: an optimizer steps back from a NaN."""
+    picture, style = features
+    picture[0, 2, 2, 1] = bad
+    value, _, _ = _gradient(loss, picture, style, "float32")
+    assert not math.isfinite(value)
+
+
+@pytest.mark.parametrize("name", sorted(reference.STYLE_LOSSES))
+def test_the_reference_has_the_same_formula(name, features):
+    picture, style = features
+    loss, (value, scale) = style_losses.load(name), reference.STYLE_LOSSES[name]
+    target = _target(loss, style)
+    assert _compare(loss, picture, target) == pytest.approx(value(picture[0], style[0])[0], rel=1e-12)
+    assert loss.scale(numpy_ops, target) == pytest.approx(scale(style[0]), rel=1e-12)
+
+
+def test_gram_by_hand():
+    features = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
+    sums = gram.measure(numpy_ops, features)
+    assert sums["gram"].tolist() == [[10, 14], [14, 20]]
+    style = gram.target(numpy_ops, {"gram": np.array([[3.0, 4.0], [4.0, 5.0]])}, 1.0)
+    # [[5, 7], [7, 10]] - [[3, 4], [4, 5]] = [[2, 3], [3, 5]]
+    assert gram.compare(numpy_ops, sums, 2.0, style) == (4 + 9 + 9 + 25) / 4
+    assert gram.scale(numpy_ops, style) == (9 + 16 + 16 + 25) / 4
+
+
+def test_wasserstein_of_one_channel_by_hand():
+    """In one dimension it is the difference of the means and of the (widened) standard deviations, squared."""
+    picture, style = np.array([-1.0, 1.0]), np.array([1.0, 5.0])
+    target = _target(wasserstein, style.reshape(1, 1, 2, 1))
+    widened = 0.001 * 4
+    wanted = 3**2 + (math.sqrt(1 + widened) - math.sqrt(4 + widened)) ** 2
+    assert _compare(wasserstein, picture.reshape(1, 1, 2, 1), target) == pytest.approx(wanted, rel=1e-13)
+    assert wasserstein.scale(numpy_ops, target) == pytest.approx(3**2 + 4, rel=1e-13)

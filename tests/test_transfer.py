@@ -1,0 +1,436 @@
+"""The whole algorithm on small pictures: what a run promises, whatever its pictures are worth."""
+
+import dataclasses
+import functools
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import stylekeras as sk
+from stylekeras import color, engines, images
+from stylekeras import weights as weight_sets
+from stylekeras.settings import CHOICES
+
+BASE = {
+    "size": 40,
+    "min_size": None,
+    "steps": 3,
+    "strength": 0.5,
+    "content_weight": 1.0,
+    "style_weight": 1.0,
+    "tv_weight": 0.0,
+    "loss_scale": "relative",
+    "content_layers": {"block2_conv1": 1.0},
+    "style_layers": {"block1_conv1": 1.0, "block1_conv2": 0.5},
+    "style_loss": "gram",
+    "pooling": "max",
+    "padding": "replicate",
+    "optimizer": "adam",
+    "learning_rate": 0.02,
+    "clip": True,
+    "init": "content",
+    "init_noise": 0.0,
+    "colors": "style",
+    "backbone": "vgg16",
+    "weights": "random",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _made_once():
+    """Random weights and their network, which no run changes, are made once for all tests."""
+    from stylekeras.engines.tensorflow import Engine
+
+    made, build = {}, Engine.backbone
+
+    def backbone(self, weights, taps, **options):
+        key = (id(weights), tuple(taps), self.precision, *sorted(options.items()))
+        if key not in made:
+            made[key] = build(self, weights, taps, **options)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weight_sets, "load", functools.cache(weight_sets.load))
+        patch.setattr(Engine, "backbone", backbone)
+        yield
+
+
+def _settings(**changes):
+    chosen = {**BASE, **changes}
+    if chosen["loss_scale"] == "absolute":
+        del chosen["strength"]
+    return sk.Settings(**chosen)
+
+
+def _picture(seed, height, width):
+    """Smooth colours with grain."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    waves = [np.sin(6 * (rng.uniform(0, 3) * x + rng.uniform(0, 3) * y + rng.random())) for _ in range(3)]
+    return np.clip(0.5 + 0.3 * np.stack(waves, axis=2) + 0.08 * rng.normal(size=(height, width, 3)), 0, 1).astype("f4")
+
+
+CONTENT, STYLE, OTHER = _picture(1, 32, 40), _picture(2, 48, 36), _picture(3, 34, 60)
+
+
+# --- what comes out -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"), [(CONTENT, (45, 56, 3)), (_picture(4, 70, 50), (56, 40, 3))], ids=["wide", "tall"]
+)
+def test_stylize_returns_a_picture_of_the_asked_size(content, wanted):
+    seen = []
+    content = content if wanted[0] == 45 else Image.fromarray(images.to_uint8(content))
+    picture = sk.stylize(content, STYLE, _settings(size=56, steps=2), callback=seen.append)
+    assert picture.shape == wanted
+    assert picture.dtype == np.float32
+    assert 0 <= picture.min() < picture.max() <= 1
+    assert [progress.step for progress in seen] == [1, 2]
+    np.testing.assert_array_equal(picture, np.clip(seen[-1].image, 0, 1))
+
+
+@pytest.mark.parametrize("optimizer", CHOICES["optimizer"])
+def test_progress_has_what_the_contract_says(optimizer):
+    chosen = _settings(size=64, min_size=32, steps=(2, 1), optimizer=optimizer, init="noise")
+    before = []
+    steps = []
+    for progress in sk.iterate(CONTENT, [STYLE, sk.Style(OTHER, weight=0.5)], chosen):
+        steps.append(progress)
+        before.append(progress.image.copy())
+    assert [(p.scale, p.step, p.steps, p.scales) for p in steps] == [(0, 1, 2, 2), (0, 2, 2, 2), (1, 1, 1, 2)]
+    assert [p.size for p in steps] == [(32, 40), (32, 40), (51, 64)]
+    assert all(after.seconds > earlier.seconds > 0 for earlier, after in itertools.pairwise(steps))
+    for progress, image in zip(steps, before, strict=True):
+        assert progress.image.shape == (*progress.size, 3)
+        assert progress.image.dtype == np.float32
+        np.testing.assert_array_equal(progress.image, image, err_msg="a later step changed an earlier picture")
+        assert isinstance(progress.loss, float)
+        taps = {"content/block2_conv1", "style/block1_conv1", "style/block1_conv2"}
+        assert set(progress.terms) == {"content", "style", "tv"} | taps
+        assert all(isinstance(value, float) for value in progress.terms.values())
+        assert progress.loss == pytest.approx(progress.terms["content"] + progress.terms["style"], rel=1e-5)
+        assert {"engine", "device", "precision", "backbone", "weights", "notes"} <= set(progress.provenance)
+        assert progress.provenance["weights"] == "random"
+        assert dataclasses.is_dataclass(progress)
+
+
+def test_the_inputs_are_left_alone():
+    content, style = CONTENT.copy(), images.to_uint8(STYLE)
+    kept = style.copy()
+    sk.stylize(content, style, _settings(clip=False, colors="match", learning_rate=0.3))
+    sk.loss_and_gradient(content, content, style, _settings())
+    np.testing.assert_array_equal(content, CONTENT)
+    np.testing.assert_array_equal(style, kept)
+
+
+@pytest.mark.parametrize("optimizer", CHOICES["optimizer"])
+def test_clip_keeps_every_pixel_in_range(optimizer):
+    chosen = _settings(optimizer=optimizer, learning_rate=0.7, steps=6, init="noise", strength=1.0)
+    steps = list(sk.iterate(CONTENT, STYLE, chosen))
+    assert all(p.image.min() >= 0 and p.image.max() <= 1 for p in steps)
+    if optimizer == "adam":
+        free = list(sk.iterate(CONTENT, STYLE, dataclasses.replace(chosen, clip=False)))[-1].image
+        assert free.min() < 0
+        assert free.max() > 1
+
+
+def test_without_clip_stylize_still_returns_a_picture():
+    picture = sk.stylize(CONTENT, STYLE, _settings(clip=False, learning_rate=0.7))
+    assert picture.min() == 0
+    assert picture.max() == 1
+
+
+def test_optimizing_lowers_the_loss():
+    for optimizer, style_loss in (("lbfgs", "wasserstein"), ("adam", "gram")):
+        chosen = _settings(optimizer=optimizer, style_loss=style_loss, steps=25, init="noise", pooling="average")
+        losses = [progress.loss for progress in sk.iterate(CONTENT, STYLE, chosen)]
+        assert losses[-1] < 0.5 * losses[0]
+        if optimizer == "lbfgs":
+            assert all(after <= before for before, after in itertools.pairwise(losses))
+
+
+# --- seeds and starts -----------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_picture():
+    chosen = _settings(init="noise", init_noise=0.1, seed=5)
+    first, again = sk.stylize(CONTENT, STYLE, chosen), sk.stylize(CONTENT, STYLE, chosen)
+    np.testing.assert_array_equal(first, again)
+
+
+def _beginning(init, content=CONTENT, styles=STYLE, **changes):
+    """The first step, which evaluates the starting picture and moves it by next to nothing."""
+    return next(sk.iterate(content, styles, _settings(init=init, learning_rate=1e-9, steps=1, **changes)))
+
+
+def _same(image, wanted):
+    np.testing.assert_allclose(image, wanted, atol=2e-6)
+
+
+def test_init_content_and_the_same_loss_elsewhere():
+    progress = _beginning("content", tv_weight=0.3)
+    _same(progress.image, CONTENT)
+    evaluation = sk.loss_and_gradient(CONTENT, CONTENT, STYLE, _settings(tv_weight=0.3))
+    assert evaluation.loss == pytest.approx(progress.loss, rel=1e-6)
+    assert evaluation.terms == pytest.approx(dict(progress.terms), rel=1e-6)
+    assert evaluation.terms["content"] == 0
+
+
+def test_init_style_noise_and_a_file(tmp_path):
+    _same(_beginning("style", styles=[OTHER, STYLE]).image, images.resize(OTHER, 32, 40))
+    noise = _beginning("noise", seed=5).image
+    assert noise.shape == (32, 40, 3)
+    assert np.abs(noise - _beginning("noise", seed=6).image).mean() > 0.05, "another seed is other noise"
+    assert abs(noise.mean() - 0.5) < 0.02
+    assert 0.1 < noise.std() < 0.2
+    sk.save_image(tmp_path / "begin.png", OTHER)
+    begin = images.resize(sk.load_image(tmp_path / "begin.png"), 32, 40)
+    _same(_beginning(str(tmp_path / "begin.png")).image, begin)
+
+
+def test_a_finer_scale_goes_on_from_the_coarser():
+    chosen = _settings(size=64, min_size=32, steps=(4, 1), optimizer="lbfgs")
+    steps = list(sk.iterate(CONTENT, STYLE, chosen))
+    np.testing.assert_allclose(steps[-1].image, images.resize(steps[3].image, 51, 64, linear=False), atol=1e-6)
+
+
+def test_a_run_over_several_scales_traces_its_step_once(monkeypatch):
+    used, load = [], engines.load
+
+    def keep(name, precision):
+        used.append(load(name, precision))
+        return used[-1]
+
+    monkeypatch.setattr(engines, "load", keep)
+    chosen = _settings(size=72, min_size=36, steps=2, optimizer="lbfgs", style_loss="wasserstein")
+    steps = list(sk.iterate(CONTENT[:, :32], [STYLE, OTHER], chosen))
+    assert [progress.size[0] for progress in steps] == [36, 36, 51, 51, 72, 72]
+    assert [engine.traces for engine in used] == [1]
+
+
+# --- resuming -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "style_loss", "after"),
+    [("lbfgs", "gram", [1, 2]), ("adam", "wasserstein", [2, 4])],
+    ids=["lbfgs", "adam"],
+)
+def test_resumed_is_uninterrupted(optimizer, style_loss, after):
+    """From mid-scale, from the last step of a scale, from the second scale: bit for bit."""
+    chosen = _settings(size=64, min_size=32, steps=3, optimizer=optimizer, init="noise", style_loss=style_loss)
+    steps = list(sk.iterate(CONTENT, [STYLE, OTHER], chosen))
+    states = [progress.state for progress in steps]
+    assert [(state["scale"], state["step"]) for state in states] == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)]
+    for index in after:
+        rest = list(sk.iterate(CONTENT, [STYLE, OTHER], chosen, resume=states[index]))
+        assert [(p.scale, p.step) for p in rest] == [(p.scale, p.step) for p in steps[index + 1 :]]
+        assert [p.loss for p in rest] == [p.loss for p in steps[index + 1 :]]
+        assert [p.terms for p in rest] == [p.terms for p in steps[index + 1 :]]
+        np.testing.assert_array_equal(rest[-1].image, steps[-1].image)
+    assert list(sk.iterate(CONTENT, [STYLE, OTHER], chosen, resume=states[-1])) == []
+
+
+def test_a_state_is_arrays_and_plain_values():
+    """What a checkpoint file can hold."""
+    state = next(sk.iterate(CONTENT, STYLE, _settings(optimizer="lbfgs"))).state
+
+    def leaves(value):
+        if isinstance(value, dict):
+            return [leaf for item in value.values() for leaf in leaves(item)]
+        return [leaf for item in value for leaf in leaves(item)] if isinstance(value, list) else [value]
+
+    assert {type(leaf) for leaf in leaves(dict(state))} <= {int, float, np.ndarray, np.float32, np.bool_}
+
+
+def test_a_state_of_another_run_is_refused():
+    state = next(sk.iterate(CONTENT, STYLE, _settings())).state
+    with pytest.raises(sk.SettingsError, match=r"state is of a run with sizes \[40\], these settings give \[48\]"):
+        sk.iterate(CONTENT, STYLE, _settings(size=48), resume=state)
+
+
+# --- the parts of the objective -------------------------------------------------------------------------------------
+
+
+def test_reconstructing_the_content_alone():
+    steps = list(sk.iterate(CONTENT, [], _settings(init="noise", optimizer="lbfgs", steps=15)))
+    assert steps[-1].image.shape == CONTENT.shape
+    assert steps[-1].loss < 0.4 * steps[0].loss
+    assert steps[-1].terms["style"] == 0
+    assert set(steps[-1].terms) == {"content", "style", "tv", "content/block2_conv1"}
+
+
+def test_reconstructing_the_style_alone():
+    steps = list(sk.iterate(None, [OTHER, STYLE], _settings(size=60, init="noise", optimizer="lbfgs", steps=15)))
+    assert steps[-1].image.shape == OTHER.shape
+    assert steps[-1].loss < 0.4 * steps[0].loss
+    assert steps[-1].terms["content"] == 0
+    assert set(steps[-1].terms) == {"content", "style", "tv", "style/block1_conv1", "style/block1_conv2"}
+
+
+@pytest.mark.parametrize(
+    ("content", "styles", "changes", "message"),
+    [
+        (None, [], {}, "neither a content nor a style image"),
+        (None, STYLE, {"init": "content"}, "without a content image, init must be noise, style or a picture"),
+        (None, STYLE, {"init": "noise", "colors": "luminance"}, "colors style"),
+        (None, STYLE, {"init": "noise", "colors": "match"}, "colors style"),
+        (_picture(1, 20, 60), STYLE, {}, "content: 60 x 20 px is too small; at least 32 px"),
+        (CONTENT, [STYLE, _picture(1, 31, 60)], {}, "style 2: 60 x 31 px is too small"),
+        (_picture(1, 40, 160), STYLE, {"size": 100}, "makes this picture 100x25; .* use at least size=126"),
+        (CONTENT, STYLE, {"init": "gone.png"}, r"init.*gone\.png"),
+        (CONTENT, STYLE, {"init": "contnet"}, "did you mean 'content'"),
+        (CONTENT, STYLE, {"style_layers": {"block9_conv1": 1.0}}, "layer 'block9_conv1' is not in vgg16"),
+        (CONTENT, STYLE, {"content_layers": {"block2_conv3": 1.0}}, "layer 'block2_conv3' is not .*; did you mean"),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_first_step(content, styles, changes, message):
+    """By the call itself, not by the first `next`."""
+    with pytest.raises(sk.RequestError, match=message):
+        sk.iterate(content, styles, _settings(**changes))
+
+
+def test_layers_that_are_not_used_are_not_looked_for():
+    """Without styles their taps need not exist, nor be computed."""
+    chosen = _settings(style_layers={"block9_conv1": 1.0})
+    assert sk.loss_and_gradient(OTHER, CONTENT, [], chosen).loss > 0
+
+
+def test_the_order_of_the_styles_does_not_matter_and_one_may_be_split():
+    def loss(*styles):
+        return sk.loss_and_gradient(CONTENT, CONTENT, list(styles), chosen)
+
+    chosen = _settings()
+    first = loss(sk.Style(STYLE, weight=0.7), sk.Style(OTHER, weight=0.2))
+    swapped = loss(sk.Style(OTHER, weight=0.2), sk.Style(STYLE, weight=0.7))
+    assert swapped.loss == pytest.approx(first.loss, rel=1e-5)
+    np.testing.assert_allclose(swapped.gradient, first.gradient, atol=1e-5 * np.abs(first.gradient).max())
+    halves = loss(sk.Style(STYLE, weight=0.35), sk.Style(STYLE, weight=0.35), sk.Style(OTHER, weight=0.2))
+    assert halves.loss == pytest.approx(first.loss, rel=1e-5)
+    assert halves.terms == pytest.approx(dict(first.terms), rel=1e-5)
+
+
+def test_styles_come_in_many_forms(tmp_path):
+    sk.save_image(tmp_path / "style.png", STYLE)
+    loaded = sk.load_image(tmp_path / "style.png")
+    pictures = [loaded, (loaded,), [sk.Style(loaded)], sk.Style(loaded), tmp_path / "style.png"]
+    pictures += [str(tmp_path / "style.png"), Image.open(tmp_path / "style.png")]
+    losses = [sk.loss_and_gradient(CONTENT, CONTENT, styles, _settings()).loss for styles in pictures]
+    assert losses == [losses[0]] * len(pictures)
+
+
+def test_the_content_is_resized_to_the_image_and_styles_to_the_schedules_size():
+    image, large = _picture(8, 36, 50), _picture(9, 72, 100)
+    chosen = _settings(size=500)
+    found = sk.loss_and_gradient(image, large, sk.Style(OTHER, scale=1.5), chosen)
+    assert found.gradient.shape == (36, 50, 3)
+    ready = sk.loss_and_gradient(
+        image, images.resize(large, 36, 50), sk.Style(images.fit(OTHER, 75), scale=1.5), chosen
+    )
+    assert ready.loss == pytest.approx(found.loss, rel=1e-6)
+    # Never under 32 px a side, however small the scale.
+    tiny = sk.loss_and_gradient(image, large, sk.Style(OTHER, scale=0.01), chosen)
+    least = sk.loss_and_gradient(image, large, sk.Style(images.fit(OTHER, 56), scale=0.01), chosen)
+    assert tiny.loss == pytest.approx(least.loss, rel=1e-6)
+
+
+def test_gradient_is_the_losss_by_finite_differences():
+    """Along the gradient itself, in float32."""
+    chosen = _settings(tv_weight=0.2, pooling="average")
+    image = 0.1 + 0.8 * OTHER[:32, :40]
+    found = sk.loss_and_gradient(image, CONTENT, STYLE, chosen)
+    unit = found.gradient / np.linalg.norm(found.gradient)
+    ahead, behind = (sk.loss_and_gradient(image + by * unit, CONTENT, STYLE, chosen).loss for by in (0.05, -0.05))
+    assert (ahead - behind) / 0.1 == pytest.approx(np.linalg.norm(found.gradient), rel=5e-3)
+
+
+def test_strength_zero_is_the_photo():
+    for optimizer in CHOICES["optimizer"]:
+        picture = sk.stylize(CONTENT, STYLE, _settings(strength=0.0, optimizer=optimizer))
+        np.testing.assert_allclose(picture, CONTENT, atol=1e-6)
+
+
+def test_colors_luminance_and_match():
+    plain = sk.stylize(CONTENT, STYLE, _settings(init="style"))
+    lightness = sk.stylize(CONTENT, STYLE, _settings(init="style", colors="luminance"))
+    np.testing.assert_allclose(lightness, color.luminance(plain, CONTENT), atol=1e-6)
+    matched = sk.stylize(CONTENT, STYLE, _settings(init="style", colors="match"))
+    by_hand = sk.stylize(CONTENT, color.match(STYLE, CONTENT), _settings(init="style"))
+    np.testing.assert_allclose(matched, by_hand, atol=1e-6)
+    assert np.abs(matched - plain).mean() > 0.01
+
+
+def test_bfloat16_is_close():
+    exact = sk.loss_and_gradient(OTHER, CONTENT, STYLE, _settings(precision="float32"))
+    rounded = sk.loss_and_gradient(OTHER, CONTENT, STYLE, _settings(precision="bfloat16"))
+    assert rounded.loss == pytest.approx(exact.loss, rel=0.02)
+    assert rounded.loss != exact.loss
+    assert rounded.gradient.dtype == np.float32
+    assert np.linalg.norm(rounded.gradient - exact.gradient) < 0.1 * np.linalg.norm(exact.gradient)
+    assert rounded.provenance["precision"] == "bfloat16"
+
+
+# --- when it goes wrong ---------------------------------------------------------------------------------------------
+
+
+def test_divergence_is_an_error_and_keeps_the_last_picture():
+    steps = []
+    chosen = _settings(steps=20, clip=False, learning_rate=1e30)
+    with pytest.raises(sk.DivergedError, match=r"the loss became (nan|inf) at step \d of 40x32; try"):
+        steps.extend(steps.append(progress) or progress for progress in sk.iterate(CONTENT, STYLE, chosen))
+    assert 1 <= len(steps) < 20
+    for progress in steps:
+        assert np.isfinite(progress.image).all()
+        assert np.isfinite(progress.loss)
+
+
+@pytest.mark.parametrize("optimizer", CHOICES["optimizer"])
+def test_an_infinite_loss_at_the_start_is_an_error(optimizer):
+    chosen = _settings(optimizer=optimizer, style_weight=3e38, loss_scale="absolute")
+    with pytest.raises(sk.DivergedError, match="the loss became inf at step 1"):
+        sk.stylize(CONTENT, STYLE, chosen)
+
+
+# --- does it work? --------------------------------------------------------------------------------------------------
+
+GATYS = {
+    "loss_scale": "absolute",
+    "content_weight": 5.0,
+    "style_weight": 100.0,
+    "content_layers": {"block4_conv2": 1.0},
+    "style_layers": {
+        name: 1.0 / channels**2
+        for name, channels in zip(
+            [f"block{block}_conv1" for block in range(1, 6)], [64, 128, 256, 512, 512], strict=True
+        )
+    },
+    "optimizer": "lbfgs",
+    "clip": False,
+    "weights": "offline",
+}
+
+
+def _fall(content, style, **changes):
+    """The start's loss over the last one's."""
+    steps = list(sk.iterate(content, style, _settings(**GATYS, **changes)))
+    return steps[0].loss / steps[-1].loss
+
+
+def test_the_loss_falls_to_a_hundredth_on_photographs():
+    data = pytest.importorskip("skimage.data")
+    assert _fall(data.astronaut(), data.coffee(), size=64, steps=60) > 100
+
+
+SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
+PAIRS = list(itertools.product(sorted(SAMPLES.glob("content/*")), sorted(SAMPLES.glob("style/*"))))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PAIRS, reason=f"no samples in {SAMPLES}")
+@pytest.mark.parametrize(("content", "style"), PAIRS, ids=[f"{a.stem}-{b.stem}" for a, b in PAIRS])
+def test_the_loss_falls_to_a_hundredth_in_100_steps(content, style):
+    assert _fall(content, style, size=256, steps=100) > 100

@@ -61,22 +61,23 @@ class Settings:
     preset: str | None = _option(None, "Named defaults: 'paper' is Gatys, Ecker and Bethge (2016).")
     size: int = _option(512, "Longest side of the picture, in pixels.")
     min_size: int | None = _option(128, "Longest side of the coarsest scale; 'none' for one scale only.")
-    steps: tuple[int, ...] = _option((150, 60, 50), "Optimizer steps per scale, coarse to fine; the last repeats.")
+    steps: tuple[int, ...] = _option((100, 50, 40, 30), "Optimizer steps per scale, coarse to fine; the last repeats.")
     strength: float = _option(0.5, "0 is the photo, 1 the painting's texture; one dial over the relative losses.")
-    content_weight: float = _option(1.0, "Weight of the content loss (alpha).")
+    content_weight: float = _option(3.0, "Weight of the content loss (alpha).")
     style_weight: float = _option(1.0, "Weight of the style loss (beta).")
-    tv_weight: float = _option(0.0, "Weight of the total variation.")
+    tv_weight: float = _option(4.0, "Weight of the total variation.")
     loss_scale: str = _option("relative", "'relative' divides each layer's loss by its target's size.")
     content_layers: Mapping[str, float] = _option({"block4_conv2": 1.0}, "Taps of the content loss, 'name=weight,...'.")
     style_layers: Mapping[str, float] = _option(_STYLE_LAYERS, "Taps of the style loss, 'name=weight,...'.")
     style_loss: str = _option("wasserstein", "The statistic that stands for a style.")
     pooling: str = _option("max", "The backbone's pooling.")
     padding: str = _option("replicate", "What lies beyond the picture's border for the first convolution.")
+    margin: int = _option(8, "Pixels painted beyond each border, the photo mirrored, and cut away: no frame.")
     optimizer: str = _option("lbfgs", "What moves the picture.")
     learning_rate: float = _option(0.02, "Adam's step; L-BFGS finds its own.")
     clip: bool = _option(True, "Keep every pixel in [0, 1] while optimizing.")
     init: str = _option("content", "Start from 'content', 'noise', 'style' or a picture's path.")
-    init_noise: float = _option(0.2, "Noise added to the starting picture, so that flat areas take the style too.")
+    init_noise: float = _option(0.15, "Noise added to the starting picture, so that flat areas take the style too.")
     seed: int = _option(0, "Seed of the noise and of random weights.")
     colors: str = _option("style", "'luminance' keeps the photo's colours, 'match' moves the style's to them first.")
     backbone: str = _option("vgg19", "The network that looks.")
@@ -277,6 +278,7 @@ _CLEAN: dict[str, Callable[[str, Any], Any]] = {
     "min_size": _min_size,
     "steps": _steps,
     "strength": _unit,
+    "margin": _integer(0, 31),
     "learning_rate": _positive,
     "clip": _flag,
     "seed": _integer(0, 2**32 - 1),

@@ -28,7 +28,6 @@ DEFAULTS = Settings()
 _NOT_FINITE_IN_A_ROW = 10
 
 
-
 def stylize(
     content: Any, styles: Any, settings: Settings = DEFAULTS, *, callback: Callable[[Progress], object] | None = None
 ) -> np.ndarray:
@@ -73,13 +72,13 @@ def iterate(
 def loss_and_gradient(image: Any, content: Any, styles: Any, settings: Settings = DEFAULTS) -> Evaluation:
     """The objective at any picture, whoever made it.
 
-    Args: `image` as `content`, at least 32 px a side; it is evaluated at its own size, the content resized to it, the
-        styles at the size the schedule would use for it. The rest as for `stylize`.
+    Args: `image` as `content`, at least 32 px a side; it is evaluated at its own size without a margin, the content
+        resized to it, the styles at the size the schedule would use for it. The rest as for `stylize`.
     Raises: RequestError if an input or setting is wrong.
     """
     picture = images.load_image(image, name="image")
     problem = _prepare(content, styles, settings)
-    targets = _targets(problem, picture.shape[:2])
+    targets = _targets(problem, picture.shape[:2], margin=0)
     evaluate = problem.engine.evaluator(problem.objective)
     evaluated = evaluate(problem.engine.tensor(picture[None]), targets, problem.weights)
     loss, terms, gradient = problem.engine.array(evaluated)
@@ -161,8 +160,8 @@ def _sequence(styles: Any) -> Sequence[Any]:
     return styles if isinstance(styles, list | tuple) else [styles]
 
 
-def _targets(problem: _Problem, shape: tuple[int, int]) -> Any:
-    """What the picture of that shape is compared with."""
+def _targets(problem: _Problem, shape: tuple[int, int], *, margin: int) -> Any:
+    """What the picture of that shape, with a margin around it, is compared with."""
     engine, settings = problem.engine, problem.settings
     relative = settings.loss_scale == "relative"
 
@@ -171,7 +170,7 @@ def _targets(problem: _Problem, shape: tuple[int, int]) -> Any:
 
     content: Any = {}
     if problem.content is not None:
-        seen = features(images.resize(problem.content, *shape))
+        seen = features(_mirror(images.resize(problem.content, *shape), margin))
         content = objective.content_target(engine.ops, seen, settings.content_layers, relative=relative)
     targets = []
     for image, style in problem.styles:
@@ -193,14 +192,15 @@ def _run(
     picture: np.ndarray | None = None
     for scale in range(resume["scale"] if resume else 0, len(sizes)):
         shape = pyramid.shape_at(problem.shape, sizes[scale])
-        targets = _targets(problem, shape)
+        targets = _targets(problem, shape, margin=settings.margin)
         done = 0
         if resume is not None and scale == resume["scale"]:
             done = resume["step"]
             loop.restore(resume["optimizer"], resume["terms"])
         else:
             image = _start(problem, shape, start) if picture is None else images.resize(picture, *shape, linear=False)
-            loop.start(optimizer.init(engine.ops, engine.tensor(image[None]), clip=settings.clip, **options))
+            canvas = _mirror(image, settings.margin)
+            loop.start(optimizer.init(engine.ops, engine.tensor(canvas[None]), clip=settings.clip, **options))
         steps = pyramid.steps_at(settings.steps, scale)
         not_finite = 0
         for step in range(done + 1, steps + 1):
@@ -212,7 +212,7 @@ def _run(
                     "precision=float32 or optimizer=lbfgs"
                 )
             yield _report(problem, loop, sizes, shape, scale, step, steps, loss, terms, time.perf_counter() - began)
-        picture = engine.array(loop.image)[0]
+        picture = _cut(engine.array(loop.image)[0], settings.margin)
 
 
 def _start(problem: _Problem, shape: tuple[int, int], start: np.ndarray | None) -> np.ndarray:
@@ -234,6 +234,16 @@ def _start(problem: _Problem, shape: tuple[int, int], start: np.ndarray | None) 
     return np.clip(image, 0.0, 1.0).astype(np.float32)
 
 
+def _mirror(image: np.ndarray, margin: int) -> np.ndarray:
+    """(h, w, 3) with a mirrored margin on every side: where the network's zeros beyond the border leave their marks."""
+    return np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
+
+
+def _cut(canvas: np.ndarray, margin: int) -> np.ndarray:
+    """The picture without its margin."""
+    return canvas[margin : canvas.shape[0] - margin, margin : canvas.shape[1] - margin]
+
+
 def _report(
     problem: _Problem,
     loop: Any,
@@ -249,7 +259,7 @@ def _report(
     frozen = loop.state
 
     def image() -> np.ndarray:
-        picture: np.ndarray = problem.engine.array(loop.result(frozen))[0]
+        picture: np.ndarray = _cut(problem.engine.array(loop.result(frozen))[0], problem.settings.margin)
         if problem.settings.colors == "luminance" and problem.content is not None:
             return color.luminance(np.clip(picture, 0.0, 1.0), images.resize(problem.content, *shape))
         return picture

@@ -29,10 +29,6 @@ class Conv(NamedTuple):
     edge: str = "zeros"
 
 
-# With padding="replicate", the convolutions whose surroundings are the nearest pixel; all others see zeros.
-REPLICATED = ("block1_conv1",)
-
-
 class Pool(NamedTuple):
     """2x2, stride 2, a last odd row or column dropped."""
 
@@ -40,12 +36,12 @@ class Pool(NamedTuple):
 
 
 def vgg(layers: dict[str, tuple[np.ndarray, np.ndarray]], last: str, *, pooling: str, padding: str) -> list[Any]:
-    """The convolutions of `blockB_convN` in order up to `last`, a pooling between blocks."""
+    """The convolutions of `blockB_convN` in order up to `last`, a pooling between blocks; `padding` is the first's."""
     network: list[Any] = []
     for name, (kernel, bias) in layers.items():
         if network and network[-1].name[:6] != name[:6]:
             network.append(Pool(pooling))
-        edge = padding if name in REPLICATED else "zeros"
+        edge = padding if name == "block1_conv1" else "zeros"
         network.append(Conv(name, kernel.astype(float), bias.astype(float), edge))
         if name == last:
             return network

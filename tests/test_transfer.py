@@ -28,6 +28,7 @@ BASE = {
     "style_loss": "gram",
     "pooling": "max",
     "padding": "replicate",
+    "margin": 0,
     "optimizer": "adam",
     "learning_rate": 0.02,
     "clip": True,
@@ -153,6 +154,18 @@ def test_optimizing_lowers_the_loss():
             assert all(after <= before for before, after in itertools.pairwise(losses))
 
 
+def test_a_margin_is_painted_and_cut_away():
+    """It is part of the picture that is compared, mirrored at the start, but not of the one that comes out."""
+    style = sk.Style(STYLE, scale=0.01)  # the smallest one whatever the picture's size
+    progress = _beginning("content", styles=style, margin=5)
+    _same(progress.image, CONTENT)
+    assert progress.size == (32, 40)
+    framed = np.pad(CONTENT, ((5, 5), (5, 5), (0, 0)), mode="reflect")
+    evaluation = sk.loss_and_gradient(framed, framed, style, _settings(margin=9))
+    assert progress.loss == pytest.approx(evaluation.loss, rel=1e-6)
+    assert sk.stylize(CONTENT, STYLE, _settings(margin=31)).shape == CONTENT.shape
+
+
 # --- seeds and starts -----------------------------------------------------------------------------------------------
 
 
@@ -178,6 +191,8 @@ def test_init_content_and_the_same_loss_elsewhere():
     assert evaluation.loss == pytest.approx(progress.loss, rel=1e-6)
     assert evaluation.terms == pytest.approx(dict(progress.terms), rel=1e-6)
     assert evaluation.terms["content"] == 0
+    grain = _beginning("content", init_noise=0.1).image - CONTENT
+    assert 0.07 < grain.std() < 0.11
 
 
 def test_init_style_noise_and_a_file(tmp_path):
@@ -222,7 +237,7 @@ def test_a_run_over_several_scales_traces_its_step_once(monkeypatch):
 )
 def test_resumed_is_uninterrupted(optimizer, style_loss, after):
     """From mid-scale, from the last step of a scale, from the second scale: bit for bit."""
-    chosen = _settings(size=64, min_size=32, steps=3, optimizer=optimizer, init="noise", style_loss=style_loss)
+    chosen = _settings(size=64, min_size=32, steps=3, optimizer=optimizer, style_loss=style_loss, margin=3)
     steps = list(sk.iterate(CONTENT, [STYLE, OTHER], chosen))
     states = [progress.state for progress in steps]
     assert [(state["scale"], state["step"]) for state in states] == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)]

@@ -17,11 +17,6 @@ from stylekeras.weights import Weights, layer_shapes
 _FAMILY = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}
 
 
-# Blocks whose convolutions repeat the edge with padding="replicate"; see `build`.
-import os
-REPLICATED = tuple(os.environ.get("REPL","block1,block2").split(","))
-
-
 def stride(tap: str) -> int:
     """Pixels of the picture per position of a tap: 1 for block1, doubled by each pooling."""
     return int(2 ** (int(tap[5]) - 1))
@@ -94,7 +89,8 @@ def build(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str, 
     for layer in network.layers[1:]:
         if isinstance(layer, keras.layers.Conv2D):
             config = {**layer.get_config(), "dtype": dtype, "trainable": False}
-            if padding == "replicate" and layer.name.startswith(REPLICATED):
+            # Repeated in deeper convolutions too, edges draw a weave of horizontal and vertical lines inwards.
+            if padding == "replicate" and layer.name == "block1_conv1":
                 config["padding"] = "valid"
                 x = ReplicateEdge(dtype=dtype)(x)
             convolution = keras.layers.Conv2D.from_config(config)

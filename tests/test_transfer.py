@@ -447,7 +447,5 @@ PAIRS = list(itertools.product(sorted(SAMPLES.glob("content/*")), sorted(SAMPLES
 @pytest.mark.slow
 @pytest.mark.skipif(not PAIRS, reason=f"no samples in {SAMPLES}")
 @pytest.mark.parametrize(("content", "style"), PAIRS, ids=[f"{a.stem}-{b.stem}" for a, b in PAIRS])
-def test_the_loss_falls_to_a_hundredth_in_100_steps(content, style, record_property):
-    fall = _fall(content, style, size=256, steps=100)
-    record_property("fall", fall)
-    assert fall > 100
+def test_the_loss_falls_to_a_hundredth_in_100_steps(content, style):
+    assert _fall(content, style, size=256, steps=100) > 100

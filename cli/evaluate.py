@@ -6,13 +6,30 @@ from typing import Annotated, Any
 
 import typer
 
+import stylekeras as sk
+
 from .options import Config, Content, Json, Quiet, Styles, Verbose, numbers, settings, with_settings
 from .stylize import PerStyle, Scales
 
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="The picture to judge.", show_default=False)]
 
 
-@with_settings()
+# What decides how a picture is made and not what it is worth. In a config file, which other commands read too, they are
+# passed over.
+UNUSED = (
+    "size",
+    "min_size",
+    "steps",
+    "margin",
+    "optimizer",
+    "learning_rate",
+    "clip",
+    "init",
+    "init_noise",
+)
+
+
+@with_settings(without=UNUSED)
 def evaluate(
     image: Image,
     content: Content,
@@ -27,11 +44,11 @@ def evaluate(
     given: dict[str, Any],
 ) -> int:
     """Tell the loss of IMAGE, at its own size, as a picture of CONTENT in the style of STYLE."""
+    if given.get("colors") == "luminance":
+        raise sk.SettingsError("--colors luminance changes a picture after its loss is known; leave it out, or 'match'")
     chosen = settings(given, config)
     weights = numbers("--style-weights", style_weights, len(styles))
     scales = numbers("--style-scales", style_scales, len(styles))
-
-    import stylekeras as sk
 
     from . import runs
     from .chatter import filtered

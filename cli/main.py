@@ -114,6 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except sk.StyleKerasError as error:
         display.error(str(error))
         return FAILED
+    except MemoryError:
+        display.error("out of memory: use a smaller --size")
+        return FAILED
     except _ClickError as error:
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):

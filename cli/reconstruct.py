@@ -68,7 +68,8 @@ def reconstruct(
     check_output(output, overwrite=overwrite)
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
         content, styles = (image, []) if of == "content" else (None, [image])
-        jobs = [runs.prepare(settings, content, styles) for settings in chosen]
+        pictures = runs.Pictures()
+        jobs = [runs.prepare(settings, content, styles, pictures=pictures) for settings in chosen]
         if sheet:
             return _sheet(jobs, of, output, display, overwrite=overwrite)
         return runs.finish(runs.follow(jobs[0], display), output, display, overwrite=overwrite)
@@ -85,6 +86,7 @@ def _sheet(jobs: list[Any], of: str, output: str, display: Display, *, overwrite
     original = jobs[0].styles[0].image if of == "style" else jobs[0].content
     cells: list[Cell] = [(fit(original, longest), "original")]
     reports: list[dict[str, Any]] = []
+    made: list[dict[str, Any]] = []
     outcome, began = runs.Outcome(), time.perf_counter()
     for number, job in enumerate(jobs, start=1):
         taps = list(getattr(job.settings, f"{of}_layers"))
@@ -92,14 +94,16 @@ def _sheet(jobs: list[Any], of: str, output: str, display: Display, *, overwrite
         extra = {"cell": number, "cells": len(jobs), "layers": taps}
         latest = runs.follow(job, display, title=f"{title} ({number}/{len(jobs)})", extra=extra)
         if latest.image is not None and latest.progress is not None:
-            outcome.recipe = latest.recipe
-            reports.append({"layers": taps, "loss": latest.progress.loss, "seconds": latest.progress.seconds})
+            made.append(latest.recipe)
+            last = latest.progress
+            told = {"layers": taps, "loss": last.loss, "seconds": last.seconds}
+            reports.append({**told, "settings": latest.recipe["settings"]})
             cells.append((latest.image, title))
         outcome.error = latest.error
         if outcome.error is not None:
             break
     if reports:
-        provenance = {**outcome.recipe["provenance"], "reconstructs": of, "cells": reports}
-        outcome.recipe = {**outcome.recipe, "provenance": provenance}
+        outcome.recipe = runs.recipe_of_a_sheet("reconstruct", jobs, made, reports)
+        outcome.recipe["provenance"] |= {"reconstructs": of, "layers": "all"}
         outcome.image = compose([cells], longest) / 255
     return runs.finish(outcome, output, display, overwrite=overwrite, extra=runs.of_a_sheet(began, reports))

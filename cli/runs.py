@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from stylekeras.images import check_output
 from stylekeras.settings import INITS
 from stylekeras.weights import CHANNELS
 
-from .display import Display, Schedule, interrupted
+from .display import Display, Schedule, interrupted, strict
 from .signals import uninterrupted
 
 INTERRUPTED = 130
@@ -60,35 +61,53 @@ class Outcome:
     error: BaseException | None = None
 
 
+class Pictures:
+    """Input files, each read once, however many pictures are made of it."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, tuple[Any, dict[str, Any]]] = {}
+
+    def load(self, path: str, name: str) -> tuple[Any, dict[str, Any]]:
+        """The picture as `sk.load_image` gives it, and what a recipe records of the file. Do not write into either."""
+        if path not in self._read:
+            self._read[path] = sk.load_image(path, name=name), recipe.fingerprint(path)
+        return self._read[path]
+
+
 def prepare(
     settings: sk.Settings,
     content: str | None,
     styles: Sequence[str],
     style_weights: Sequence[float] = (),
     style_scales: Sequence[float] = (),
+    pictures: Pictures | None = None,
 ) -> Job:
     """Read and check the inputs of one picture, without loading a framework.
+
+    Args:
+        pictures: Shared by jobs that have inputs in common.
 
     Raises: RequestError.
     """
     check_layers(settings)
+    pictures = pictures or Pictures()
     weights = style_weights or [1.0] * len(styles)
     scales = style_scales or [1.0] * len(styles)
-    photo = None if content is None else sk.load_image(content, name="content")
-    painted = []
+    photo: Any = None
+    painted: list[sk.Style] = []
+    inputs: list[dict[str, Any]] = []
+    if content is not None:
+        photo, entry = pictures.load(content, "content")
+        inputs.append({"role": "content", **entry})
     for i, (path, weight, scale) in enumerate(zip(styles, weights, scales, strict=True)):
         name = "style" if len(styles) == 1 else f"style {i + 1}"
-        painted.append(sk.Style(sk.load_image(path, name=name), weight=weight, scale=scale))
+        image, entry = pictures.load(path, name)
+        painted.append(sk.Style(image, weight=weight, scale=scale))
+        inputs.append({"role": "style", **entry, "weight": painted[-1].weight, "scale": painted[-1].scale})
     shape = (painted[0].image if photo is None else photo).shape[:2]
-    inputs = [("content", content)] if content is not None else []
-    inputs += [("style", path) for path in styles]
     if settings.init not in INITS:
-        _check_init(settings.init)
-        inputs.append(("init", settings.init))
-    made_of = recipe.build(settings.to_dict(), inputs, {})
-    with_weights = [entry for entry in made_of["inputs"] if entry["role"] == "style"]
-    for entry, style in zip(with_weights, painted, strict=True):
-        entry |= {"weight": style.weight, "scale": style.scale}
+        inputs.append({"role": "init", **_load_init(settings.init, pictures)})
+    made_of = {**recipe.build(settings.to_dict(), None, {}), "inputs": inputs}
     return Job(settings, photo, painted, made_of, schedule(settings, shape))
 
 
@@ -180,9 +199,19 @@ def follow(
 
 
 def finish(
-    outcome: Outcome, output: str, display: Display, *, overwrite: bool, extra: Mapping[str, Any] | None = None
+    outcome: Outcome,
+    output: str,
+    display: Display,
+    *,
+    overwrite: bool,
+    extra: Mapping[str, Any] | None = None,
+    saved: Callable[[str], None] | None = None,
 ) -> int:
     """Save the picture of a run, whole or so far, and say so.
+
+    Args:
+        extra: Goes into the JSON event.
+        saved: Called with the picture's path once it is there.
 
     Returns: the exit code. Raises: what ended the run, if that was an error.
     """
@@ -192,6 +221,8 @@ def finish(
         raise outcome.error or sk.RunError("the schedule has no step")
     with uninterrupted():
         written = save(output, outcome.image, outcome.recipe, overwrite=overwrite)
+        if saved is not None:
+            saved(written)
     if isinstance(outcome.error, KeyboardInterrupt):
         return _stopped(written)
     if outcome.error is not None:
@@ -232,10 +263,11 @@ def save(output: str, image: Any, made_by: Mapping[str, Any], *, overwrite: bool
         raise sk.RunError(str(error)) from error
 
 
-def _check_init(init: str) -> None:
-    if not Path(init).suffix and not Path(init).exists():
+def _load_init(init: str, pictures: Pictures) -> dict[str, Any]:
+    """What the library finds wrong with it as well, but only after a framework is loaded."""
+    if not Path(init).suffix and not os.path.exists(init):  # Path.exists raises OSError for a name too long
         raise sk.SettingsError(f"init={init!r} is unknown, and no such file{nearest(init, INITS)}")
-    sk.load_image(init, name="init")
+    return pictures.load(init, "init")[1]
 
 
 def _start(job: Job, display: Display, progress: sk.Progress, extra: Mapping[str, Any]) -> None:
@@ -269,7 +301,32 @@ def _step(display: Display, progress: sk.Progress, extra: Mapping[str, Any]) -> 
 def recipe_of(job: Job, done: int, progress: sk.Progress) -> dict[str, Any]:
     """The recipe with who made the picture, and how much of the schedule was done."""
     total = sum(steps for _, _, steps in job.schedule)
-    return {**job.recipe, "provenance": {**progress.provenance, "steps_done": done, "steps_total": total}}
+    provenance = {**progress.provenance, "steps_done": done, "steps_total": total}
+    return {**recipe.build(job.recipe["settings"], None, provenance), "inputs": job.recipe["inputs"]}
+
+
+def recipe_of_a_sheet(
+    command: str, jobs: Sequence[Job], made: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The recipe of several pictures on one: the settings they share, every input once, the steps of all.
+
+    Args:
+        made: The recipes of the pictures that were made, at least one.
+        cells: What is told of each picture.
+    """
+    first, *others = [job.recipe["settings"] for job in jobs]
+    shared = {name: value for name, value in first.items() if all(value == other[name] for other in others)}
+    entries = [entry for job in jobs for entry in job.recipe["inputs"]]
+    inputs = [entry for i, entry in enumerate(entries) if entry not in entries[:i]]
+    inputs.sort(key=lambda entry: ("content", "style", "init").index(entry["role"]))
+    provenance = {
+        **made[-1]["provenance"],
+        "command": command,
+        "steps_done": sum(one["provenance"]["steps_done"] for one in made),
+        "steps_total": sum(steps for job in jobs for _, _, steps in job.schedule),
+        "cells": strict(cells),
+    }
+    return {**recipe.build(shared, None, provenance), "inputs": inputs}
 
 
 def of_a_sheet(began: float, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

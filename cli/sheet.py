@@ -38,7 +38,6 @@ def sheet(
     """Paint every content in every style: one labelled sheet, and a JSON file beside it with each picture's losses."""
     chosen = settings(given, config)
 
-    from stylekeras import recipe
     from stylekeras.images import check_output
 
     from . import runs
@@ -51,11 +50,13 @@ def sheet(
     if beside.is_dir() or (beside.exists() and not overwrite):
         raise sk.OutputError(f"cannot write {beside}: it exists; choose another name, or ask to overwrite it")
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
-        jobs = [[runs.prepare(chosen, photo, [painting]) for painting in style] for photo in content]
+        pictures = runs.Pictures()
+        jobs = [[runs.prepare(chosen, photo, [painting], pictures=pictures) for painting in style] for photo in content]
         header: list[Cell] = [(None, "")]
         header += [(job.styles[0].image, Path(painting).name) for job, painting in zip(jobs[0], style, strict=True)]
         rows: list[list[Cell]] = [header]
         reports: list[dict[str, Any]] = []
+        made: list[dict[str, Any]] = []
         total, began = runs.Outcome(), time.perf_counter()
         for photo, row in zip(content, jobs, strict=True):
             rows.append([(row[0].content, Path(photo).name)])
@@ -69,34 +70,40 @@ def sheet(
                     total.error = outcome.error or total.error
                     report["error"] = None if outcome.error is None else _reason(outcome.error)
                     if outcome.progress is not None:
-                        picture, total.recipe, last = outcome.image, outcome.recipe, outcome.progress
+                        made.append(outcome.recipe)
+                        picture, last = outcome.image, outcome.progress
                         report |= {"loss": last.loss, "terms": dict(last.terms), "seconds": last.seconds}
                 else:
                     report["error"] = "not run"
                 reports.append(report)
                 rows[-1].append((picture, report["error"] or f"loss {report['loss']:.4g}"))
-        if total.recipe:
-            inputs = [("content", path) for path in content] + [("style", path) for path in style]
-            provenance = {**total.recipe["provenance"], "cells": reports}
-            total.recipe = recipe.build(chosen.to_dict(), inputs, provenance)
+        if made:
+            total.recipe = runs.recipe_of_a_sheet("sheet", [job for row in jobs for job in row], made, reports)
             total.image = compose(rows, chosen.size) / 255
-            _write(beside, total.recipe)
-        return runs.finish(total, output, display, overwrite=overwrite, extra=runs.of_a_sheet(began, reports))
+        return runs.finish(
+            total,
+            output,
+            display,
+            overwrite=overwrite,
+            extra=runs.of_a_sheet(began, reports),
+            saved=lambda written: _write(Path(written), total.recipe),
+        )
 
 
 def _reason(error: BaseException) -> str:
     return "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
 
 
-def _write(path: Path, report: dict[str, Any]) -> None:
-    """Whole or not at all, as pictures are."""
+def _write(picture: Path, report: dict[str, Any]) -> None:
+    """The JSON file beside the picture, whole or not at all, as pictures are."""
     from .display import strict
 
+    path = picture.with_suffix(".json")
     temporary = path.with_name(f".stylekeras-{secrets.token_hex(8)}.tmp")
     try:
         temporary.write_text(json.dumps(strict(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        raise sk.RunError(f"could not write {path}: {error.strerror or error}") from error
+        raise sk.RunError(f"could not write {path}: {error.strerror or error}; the picture is in {picture}") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -3,8 +3,8 @@
     python examples/gallery.py --samples SAMPLES [--looks LOOKS] [--size 512] [--out out/gallery] [--sheet SHEET.jpg]
 
 SAMPLES has the folders `content` and `style`. LOOKS may have pictures `target_<photo>_<painting>.png` by another
-program, shown in the first columns beside ours. A picture that is already in OUT is not made again, so an interrupted
-run goes on where it was.
+program, shown in the first columns beside ours. A picture that is already in OUT is not made again if its recipe says
+the same inputs, settings and version, so an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import stylekeras as sk
+from stylekeras import recipe
 
 LABEL = 22
 GAP = 8
@@ -34,6 +35,23 @@ def find_target(looks: Path | None, photo: Path, painting: Path) -> Path | None:
         if all(word in painting.stem.split("_") for word in words):
             return path
     return None
+
+
+def make(path: Path, photo: Path, painting: Path, settings: sk.Settings) -> bool:
+    """Paint the photo into the file `path`, unless it is there, made of the same. Returns: whether it was made."""
+    wanted = recipe.build(settings.to_dict(), [("content", photo), ("style", painting)], {})
+    if path.exists():
+        try:
+            found = recipe.read(path)
+        except sk.RequestError:  # it has no recipe, or is no picture
+            found = {}
+        if all(found.get(key) == wanted[key] for key in (recipe.KEY, "settings", "inputs")):
+            return False
+    provenance: dict[str, Any] = {}
+    picture = sk.stylize(photo, painting, settings, callback=lambda step: provenance.update(step.provenance))
+    made = {**recipe.build(wanted["settings"], None, provenance), "inputs": wanted["inputs"]}
+    sk.save_image(path, picture, overwrite=True, recipe=made)
+    return True
 
 
 def cell(image: Image.Image, label: str, width: int) -> Image.Image:
@@ -79,9 +97,8 @@ def main() -> None:
         row = [cell(Image.open(photo), photo.stem, args.width)]
         for painting in pictures(args.samples / "style"):
             path = args.out / f"{photo.stem}_{painting.stem}_{args.size}.png"
-            if not path.exists():
-                began = time.perf_counter()
-                sk.save_image(path, np.asarray(sk.stylize(photo, painting, settings)))
+            began = time.perf_counter()
+            if make(path, photo, painting, settings):
                 print(f"{path} {time.perf_counter() - began:.0f} s", flush=True)
             target = find_target(args.looks, photo, painting)
             if target is not None:

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -191,7 +192,10 @@ def _read_file(path: Path, label: str) -> Picture:
             if not stream.read(1):
                 raise ImageError(f"{label}: the file is empty (0 bytes)")
             stream.seek(0)
-            with Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)  # not two lines more on stderr
+                opened = Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
+            with opened as image:
                 _check_header(image, label)
                 return _decode(image, label)
     except ImageError:

@@ -47,7 +47,9 @@ def content_target(ops: Any, features: Features, taps: Mapping[str, float], *, r
     return {
         tap: {
             "features": features[tap],
-            "scale": _scale(ops, ops.mean(ops.square(features[tap]))) if relative else ops.ones(()),
+            "scale": _scale(
+                ops, ops.mean(ops.square(features[tap])) if relative else ops.ones((), features[tap].dtype)
+            ),
         }
         for tap in taps
     }
@@ -63,7 +65,7 @@ def style_target(ops: Any, style_loss: ModuleType, sums: Arrays, *, relative: bo
     targets = {}
     for tap, measured in sums.items():
         target = style_loss.target(ops, measured["sums"], measured["count"])
-        scale = _scale(ops, style_loss.scale(ops, target)) if relative else ops.ones(())
+        scale = _scale(ops, style_loss.scale(ops, target) if relative else ops.ones_like(measured["count"]))
         targets[tap] = {"target": target, "scale": scale}
     return targets
 
@@ -100,7 +102,8 @@ def combine(
     tv_weight) and "content/<tap>", "style/<tap>" (before the layer's weight; a style tap's is summed over the styles
     with their weights).
     """
-    terms: dict[str, Any] = {"content": ops.zeros(()), "style": ops.zeros(())}
+    zero = ops.zeros_like(sums["tv"]["sum"])
+    terms: dict[str, Any] = {"content": zero, "style": zero}
     for tap, target in targets["content"].items():
         part = sums["content"][tap]
         terms[f"content/{tap}"] = part["sum"] / part["count"] / target["scale"]

@@ -37,6 +37,7 @@ def build(
     inputs: (role, image) pairs, e.g. ("content", "photo.jpg"), ("style", array); an image is a path, a PIL image or
         an array. A file is recorded by its name without the folder and the SHA-256 of its bytes, anything else by
         the SHA-256 of its pixels' bytes. None: nothing is recorded.
+    Of a path in the settings `init` and `weights` and in the provenance's `weights_source`, too, only the name is kept.
 
     Returns: {"stylekeras": version, "settings", "inputs": [{"role", "name", "sha256"}], "provenance", "versions"};
         a version is None where the package is not installed.
@@ -44,9 +45,9 @@ def build(
     """
     recipe = {
         KEY: _version("stylekeras"),
-        "settings": dict(settings),
-        "inputs": [{"role": role, **_fingerprint(image)} for role, image in inputs or ()],
-        "provenance": dict(provenance),
+        "settings": _named(settings, "init", "weights"),
+        "inputs": [{"role": role, **fingerprint(image)} for role, image in inputs or ()],
+        "provenance": _named(provenance, "weights_source"),
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in ("numpy", "pillow", "keras", "tensorflow")},
@@ -92,6 +93,22 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return recipe
 
 
+def fingerprint(image: Any) -> dict[str, str | None]:
+    """What `build` records of an input, see there: {"name", "sha256"}.
+
+    Raises `RequestError` for a file that cannot be read.
+    """
+    if isinstance(image, str | os.PathLike):
+        path = Path(image)
+        try:
+            with path.open("rb") as stream:
+                return {"name": path.name, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    pixels = image.tobytes() if isinstance(image, Image.Image) else np.asarray(image).tobytes()
+    return {"name": None, "sha256": hashlib.sha256(pixels).hexdigest()}
+
+
 def _embedded_text(path: Path) -> str | None:
     if not path.is_file():
         raise RequestError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
@@ -111,16 +128,15 @@ def _embedded_text(path: Path) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _fingerprint(image: Any) -> dict[str, str | None]:
-    if isinstance(image, str | os.PathLike):
-        path = Path(image)
-        try:
-            with path.open("rb") as stream:
-                return {"name": path.name, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-        except (OSError, ValueError) as error:
-            raise RequestError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    pixels = image.tobytes() if isinstance(image, Image.Image) else np.asarray(image).tobytes()
-    return {"name": None, "sha256": hashlib.sha256(pixels).hexdigest()}
+def _named(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """A copy in which a path under one of the keys is a file name: where a folder is, is nobody else's business."""
+    named = dict(values)
+    for key in keys:
+        value = named.get(key)
+        text = os.fspath(value) if isinstance(value, os.PathLike) else value
+        if isinstance(text, str) and os.sep in text and "://" not in text:
+            named[key] = Path(text).name
+    return named
 
 
 def _version(package: str) -> str | None:

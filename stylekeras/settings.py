@@ -110,7 +110,7 @@ class Style:
     Args:
         image: a path, a PIL image or an array, as `load_image` takes them.
         weight: its share of the style loss (v_s of the contract), >= 0.
-        scale: size of its longest side relative to the picture's; larger means larger strokes.
+        scale: size of its longest side relative to the picture's, 1/16 to 16; larger means larger strokes.
         mask: None; regions are not in this version.
     """
 
@@ -121,7 +121,7 @@ class Style:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weight", _weight("style weight", self.weight))
-        object.__setattr__(self, "scale", _positive("style scale", self.scale))
+        object.__setattr__(self, "scale", _scale("style scale", self.scale))
         if self.mask is not None:
             raise SettingsError("Style.mask: regions are not supported in this version; leave mask out")
 
@@ -186,6 +186,13 @@ def _positive(name: str, value: Any) -> float:
     number = _number(name, value)
     if number <= 0:
         raise _fail(name, value, "a number above 0")
+    return number
+
+
+def _scale(name: str, value: Any) -> float:
+    number = _number(name, value)
+    if not 1 / 16 <= number <= 16:
+        raise _fail(name, value, "a number from 1/16 to 16")
     return number
 
 

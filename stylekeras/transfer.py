@@ -8,9 +8,12 @@ one. Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural N
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +22,7 @@ import numpy as np
 
 from stylekeras import color, engines, images, objective, optimizers, pyramid, style_losses
 from stylekeras import weights as weight_sets
-from stylekeras.errors import DivergedError, SettingsError, nearest
+from stylekeras.errors import DivergedError, RunError, SettingsError, nearest
 from stylekeras.progress import Evaluation, Progress
 from stylekeras.settings import INITS, Settings, Style
 
@@ -62,11 +65,15 @@ def iterate(
     Raises: as `stylize`; DivergedError while iterating.
     """
     start = _load_start(settings.init)
-    problem = _prepare(content, styles, settings)
+    if content is None and _sequence(styles) and (settings.init == "content" or settings.colors != "style"):
+        raise SettingsError("without a content image, init must be noise, style or a picture, and colors style")
+    if settings.init == "style" and not _sequence(styles):
+        raise SettingsError("init=style needs a style image")
+    problem = _prepare(content, styles, settings, settings.size, start)
     sizes = pyramid.sizes(problem.shape, settings.size, settings.min_size)
-    if resume is not None and resume["sizes"] != sizes:
-        raise SettingsError(f"resume: the state is of a run with sizes {resume['sizes']}, these settings give {sizes}")
-    return _run(problem, sizes, start, resume)
+    if resume is not None:
+        _check_resume(resume, problem, sizes)
+    return _run(problem, sizes, resume)
 
 
 def loss_and_gradient(image: Any, content: Any, styles: Any, settings: Settings = DEFAULTS) -> Evaluation:
@@ -77,54 +84,128 @@ def loss_and_gradient(image: Any, content: Any, styles: Any, settings: Settings 
     Raises: RequestError if an input or setting is wrong.
     """
     picture = images.load_image(image, name="image")
-    problem = _prepare(content, styles, settings)
-    targets = _targets(problem, picture.shape[:2], margin=0)
-    evaluate = problem.engine.evaluator(problem.objective)
-    evaluated = evaluate(problem.engine.tensor(picture[None]), targets, problem.weights)
-    loss, terms, gradient = problem.engine.array(evaluated)
+    problem = _prepare(content, styles, settings, max(picture.shape))
+    engine = problem.machine.engine
+    with _memory(engine):
+        targets = _targets(problem, picture.shape[:2], margin=0)
+        loss, terms, gradient = engine.array(
+            problem.machine.evaluate(engine.tensor(picture[None]), targets, problem.weights)
+        )
     terms = {name: float(value) for name, value in terms.items()}
-    return Evaluation(float(loss), terms, gradient[0], problem.provenance)
+    return Evaluation(float(loss), terms, gradient[0], problem.machine.provenance)
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What is built and compiled once and serves every picture: network, objective, optimizer."""
+
+    engine: Any
+    extract: Callable[[Any], dict[str, Any]]
+    style_loss: ModuleType
+    optimizer: ModuleType
+    provenance: Mapping[str, Any]
+    evaluate: Callable[[Any, Any, Any], tuple[Any, Any, Any]]
+    new_loop: Callable[[], Any]
+    # Loops hold pictures, so two runs at a time need two; the finished ones wait here.
+    idle: list[Any]
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """Everything about a run that does not change with the scale."""
+    """Everything about a run that does not change with the scale.
+
+    `shape` is the photo's, (h, w); `start` a picture to start from, of any size, if that is not the photo or noise.
+    """
 
     settings: Settings
     content: np.ndarray | None
     styles: list[tuple[np.ndarray, Style]]
-    engine: Any
-    extract: Callable[[Any], dict[str, Any]]
-    style_loss: ModuleType
+    start: np.ndarray | None
+    shape: tuple[int, int]
+    machine: _Machine
     weights: Any
-    provenance: Mapping[str, Any]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        image = self.styles[0][0] if self.content is None else self.content
-        return image.shape[0], image.shape[1]
-
-    def objective(self, image: Any, targets: Any, weights: Any) -> tuple[Any, dict[str, Any]]:
-        ops = self.engine.ops
-        sums = objective.measure(ops, self.style_loss, image, self.extract(image), targets)
-        return objective.combine(ops, self.style_loss, sums, targets, weights)
 
 
-def _prepare(content: Any, styles: Any, settings: Settings) -> _Problem:
+def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start: np.ndarray | None = None) -> _Problem:
     photo = None if content is None else images.load_image(content, name="content")
     painted = [style if isinstance(style, Style) else Style(style) for style in _sequence(styles)]
     paintings = [images.load_image(style.image, name=f"style {i + 1}") for i, style in enumerate(painted)]
     if photo is None and not paintings:
         raise SettingsError("neither a content nor a style image: nothing to do")
-    if photo is None and (settings.init == "content" or settings.colors != "style"):
-        raise SettingsError("without a content image, init must be noise, style or a picture, and colors style")
+    shape = (paintings[0] if photo is None else photo).shape[:2]
     if photo is not None and settings.colors == "match":
         paintings = [color.match(painting, photo) for painting in paintings]
-
-    engine = engines.load(settings.engine, settings.precision)
-    loaded = weight_sets.load(settings.weights, settings.backbone, seed=settings.seed)
+    if settings.init == "style" and paintings:
+        start = paintings[0]
+    # Camera files are much larger than any scale of the picture: reduced once, not at every scale.
+    photo = None if photo is None else _reduce(photo, longest)
+    paintings = [
+        _reduce(image, max(round(longest * style.scale), pyramid.smallest_longest(image.shape[:2])))
+        for image, style in zip(paintings, painted, strict=True)
+    ]
+    weights = objective.weights(settings, [style.weight for style in painted])
+    towards_content = photo is not None and weights["content"] * max(weights["content_layers"].values()) > 0
+    towards_style = weights["style"] * max(weights["styles"], default=0) * max(weights["style_layers"].values()) > 0
+    if not (towards_content or towards_style):
+        raise SettingsError("all weights of the content and of the style are 0: nothing to optimize for")
     taps = [*(settings.content_layers if photo is not None else ()), *(settings.style_layers if paintings else ())]
-    extract = engine.backbone(loaded, taps, pooling=settings.pooling, padding=settings.padding)
+    machine = _machine(settings, tuple(dict.fromkeys(taps)))
+    return _Problem(
+        settings=settings,
+        content=photo,
+        styles=list(zip(paintings, painted, strict=True)),
+        start=start,
+        shape=shape,
+        machine=machine,
+        weights=machine.engine.tensor(weights),
+    )
+
+
+def _machine(settings: Settings, taps: tuple[str, ...]) -> _Machine:
+    last = weight_sets.deepest(settings.backbone, taps)
+    file = Path(settings.weights) if os.path.isfile(settings.weights) else None
+    return _built(
+        settings.engine,
+        settings.precision,
+        settings.weights,
+        file and (file.stat().st_mtime_ns, file.stat().st_size),
+        settings.seed if settings.weights == "random" else 0,
+        settings.backbone,
+        last,
+        taps,
+        settings.pooling,
+        settings.padding,
+        settings.style_loss,
+        settings.optimizer,
+    )
+
+
+# Two: a photo's and a painting's reconstruction, or a run and an evaluation, can take turns.
+@lru_cache(maxsize=2)
+def _built(
+    engine_name: str,
+    precision: str,
+    weights: str,
+    changed: tuple[int, int] | None,
+    seed: int,
+    backbone: str,
+    last: str,
+    taps: tuple[str, ...],
+    pooling: str,
+    padding: str,
+    style_loss_name: str,
+    optimizer_name: str,
+) -> _Machine:
+    """Build and, lazily, compile; the arguments are all that it depends on (`changed` tells versions of a file)."""
+    engine = engines.load(engine_name, precision)
+    loaded = weight_sets.load(weights, backbone, seed=seed, last=last)
+    extract = engine.backbone(loaded, list(taps), pooling=pooling, padding=padding)
+    style_loss, optimizer = style_losses.load(style_loss_name), optimizers.load(optimizer_name)
+
+    def loss(image: Any, targets: Any, weights: Any) -> tuple[Any, dict[str, Any]]:
+        sums = objective.measure(engine.ops, style_loss, image, extract(image), targets)
+        return objective.combine(engine.ops, style_loss, sums, targets, weights)
+
     provenance = {
         "engine": engine.name,
         "engine_version": engine.version,
@@ -136,22 +217,30 @@ def _prepare(content: Any, styles: Any, settings: Settings) -> _Problem:
         "weights_sha256": loaded.sha256,
         "notes": list(loaded.notes),
     }
-    return _Problem(
-        settings=settings,
-        content=photo,
-        styles=list(zip(paintings, painted, strict=True)),
+    return _Machine(
         engine=engine,
         extract=extract,
-        style_loss=style_losses.load(settings.style_loss),
-        weights=engine.tensor(objective.weights(settings, [style.weight for style in painted])),
+        style_loss=style_loss,
+        optimizer=optimizer,
         provenance=provenance,
+        evaluate=engine.evaluator(loss),
+        new_loop=lambda: engine.loop(loss, optimizer),
+        idle=[],
     )
+
+
+@contextmanager
+def _memory(engine: Any) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, *engine.memory_errors):
+        raise RunError("out of memory; use a smaller size, or precision=bfloat16") from None
 
 
 def _load_start(init: str) -> np.ndarray | None:
     if init in INITS:
         return None
-    if not Path(init).exists():
+    if not os.path.exists(init):
         raise SettingsError(f"init={init!r} is not a file{nearest(init, INITS)}")
     return images.load_image(init, name="init")
 
@@ -160,13 +249,39 @@ def _sequence(styles: Any) -> Sequence[Any]:
     return styles if isinstance(styles, list | tuple) else [styles]
 
 
+def _reduce(image: np.ndarray, longest: int) -> np.ndarray:
+    return images.fit(image, longest) if max(image.shape) > longest else image
+
+
+def _identity(problem: _Problem, sizes: list[int]) -> dict[str, Any]:
+    """What has to be the same for a state to go on."""
+    return {
+        "settings": problem.settings.to_dict(),
+        "sizes": list(sizes),
+        "shape": list(problem.shape),
+        "styles": [[style.weight, style.scale] for _, style in problem.styles],
+    }
+
+
+def _check_resume(resume: Mapping[str, Any], problem: _Problem, sizes: list[int]) -> None:
+    missing = {"run", "scale", "step", "optimizer", "terms"} - set(resume)
+    if missing:
+        raise SettingsError(f"resume: not a Progress.state; it lacks {', '.join(sorted(missing))}")
+    now, before = _identity(problem, sizes), resume["run"]
+    if now != before:
+        inner = now["settings"] if now["settings"] != before["settings"] else now
+        other = before["settings"] if now["settings"] != before["settings"] else before
+        name = next(name for name in inner if inner[name] != other.get(name))
+        raise SettingsError(f"resume: the state is of another run: its {name} is {other.get(name)}, not {inner[name]}")
+
+
 def _targets(problem: _Problem, shape: tuple[int, int], *, margin: int) -> Any:
     """What the picture of that shape, with a margin around it, is compared with."""
-    engine, settings = problem.engine, problem.settings
+    engine, settings, style_loss = problem.machine.engine, problem.settings, problem.machine.style_loss
     relative = settings.loss_scale == "relative"
 
     def features(image: np.ndarray) -> Any:
-        return problem.extract(engine.tensor(image[None]))
+        return problem.machine.extract(engine.tensor(image[None]))
 
     content: Any = {}
     if problem.content is not None:
@@ -176,62 +291,101 @@ def _targets(problem: _Problem, shape: tuple[int, int], *, margin: int) -> Any:
     for image, style in problem.styles:
         longest = max(round(max(shape) * style.scale), pyramid.smallest_longest(image.shape[:2]))
         seen = features(images.fit(image, longest))
-        sums = objective.style_sums(engine.ops, problem.style_loss, seen, settings.style_layers)
-        targets.append(objective.style_target(engine.ops, problem.style_loss, sums, relative=relative))
+        sums = objective.style_sums(engine.ops, style_loss, seen, settings.style_layers)
+        targets.append(objective.style_target(engine.ops, style_loss, sums, relative=relative))
     return {"content": content, "styles": targets}
 
 
-def _run(
-    problem: _Problem, sizes: list[int], start: np.ndarray | None, resume: Mapping[str, Any] | None
-) -> Iterator[Progress]:
-    settings, engine = problem.settings, problem.engine
-    optimizer = optimizers.load(settings.optimizer)
+def _run(problem: _Problem, sizes: list[int], resume: Mapping[str, Any] | None) -> Iterator[Progress]:
+    loop = problem.machine.idle.pop() if problem.machine.idle else problem.machine.new_loop()
+    try:
+        yield from _scales(problem, loop, sizes, resume)
+    finally:
+        loop.rest()
+        problem.machine.idle.append(loop)
+
+
+def _scales(problem: _Problem, loop: Any, sizes: list[int], resume: Mapping[str, Any] | None) -> Iterator[Progress]:
+    settings, engine, optimizer = problem.settings, problem.machine.engine, problem.machine.optimizer
     options = {"learning_rate": settings.learning_rate} if settings.optimizer == "adam" else {}
-    loop = engine.loop(problem.objective, optimizer)
+    identity = _identity(problem, sizes)
     began = time.perf_counter()
     picture: np.ndarray | None = None
     for scale in range(resume["scale"] if resume else 0, len(sizes)):
         shape = pyramid.shape_at(problem.shape, sizes[scale])
-        targets = _targets(problem, shape, margin=settings.margin)
-        done = 0
-        if resume is not None and scale == resume["scale"]:
-            done = resume["step"]
-            loop.restore(resume["optimizer"], resume["terms"])
-        else:
-            image = _start(problem, shape, start) if picture is None else images.resize(picture, *shape, linear=False)
-            canvas = _mirror(image, settings.margin)
-            loop.start(optimizer.init(engine.ops, engine.tensor(canvas[None]), clip=settings.clip, **options))
+        photo = None
+        if settings.colors == "luminance" and problem.content is not None:
+            photo = images.resize(problem.content, *shape)
+        with _memory(engine):
+            targets = _targets(problem, shape, margin=settings.margin)
+            done = 0
+            if resume is not None and scale == resume["scale"]:
+                done = resume["step"]
+                loop.restore(resume["optimizer"], resume["terms"])
+            else:
+                before = _start(problem, shape) if picture is None else picture
+                canvas = _mirror(images.resize(before, *shape, linear=False), settings.margin)
+                loop.start(optimizer.init(engine.ops, engine.tensor(canvas[None]), clip=settings.clip, **options))
         steps = pyramid.steps_at(settings.steps, scale)
         not_finite = 0
         for step in range(done + 1, steps + 1):
-            evaluated, loss, terms = loop.step(targets, problem.weights)
+            with _memory(engine):
+                evaluated, loss, terms = loop.step(targets, problem.weights)
             not_finite = 0 if math.isfinite(evaluated) else not_finite + 1
             if not math.isfinite(loss) or not_finite >= _NOT_FINITE_IN_A_ROW:
                 raise DivergedError(
                     f"the loss became {evaluated} at step {step} of {shape[1]}x{shape[0]}; try smaller weights, "
                     "precision=float32 or optimizer=lbfgs"
                 )
-            yield _report(problem, loop, sizes, shape, scale, step, steps, loss, terms, time.perf_counter() - began)
+            frozen = loop.state
+            yield Progress(
+                step=step,
+                steps=steps,
+                size=shape,
+                scale=scale,
+                scales=len(sizes),
+                loss=loss,
+                terms=dict(terms),
+                seconds=time.perf_counter() - began,
+                provenance=problem.machine.provenance,
+                _image=partial(_image, problem, loop, frozen, photo),
+                _state=partial(_state, engine, frozen, {"run": identity, "scale": scale, "step": step, "terms": terms}),
+            )
         picture = _cut(engine.array(loop.image)[0], settings.margin)
 
 
-def _start(problem: _Problem, shape: tuple[int, int], start: np.ndarray | None) -> np.ndarray:
+def _image(problem: _Problem, loop: Any, frozen: Any, photo: np.ndarray | None) -> np.ndarray:
+    picture = _cut(problem.machine.engine.array(loop.result(frozen))[0], problem.settings.margin)
+    return picture if photo is None else color.luminance(np.clip(picture, 0.0, 1.0), photo)
+
+
+def _state(engine: Any, frozen: Any, rest: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**rest, "optimizer": engine.array(frozen)._asdict()}
+
+
+def _start(problem: _Problem, shape: tuple[int, int]) -> np.ndarray:
     """The picture before the first step, (h, w, 3) in [0, 1]."""
     settings = problem.settings
     random = np.random.default_rng(settings.seed)
     image: np.ndarray
-    if start is not None:
-        image = images.resize(start, *shape)
+    if problem.start is not None:
+        image = _cover(problem.start, shape)
     elif settings.init == "content" and problem.content is not None:
         image = images.resize(problem.content, *shape)
-    elif settings.init == "style" and problem.styles:
-        image = images.resize(problem.styles[0][0], *shape)
     else:
         image = random.normal(0.5, 0.15, (*shape, 3))
     # All positions of a flat area have the same features and so the same gradient: nothing there would ever become a
     # stroke without something to grow from.
     image = image + settings.init_noise * random.standard_normal(image.shape)
     return np.clip(image, 0.0, 1.0).astype(np.float32)
+
+
+def _cover(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The largest middle part of `image` with the aspect of `shape`, resized to it: cut, not squashed."""
+    factor = min(image.shape[0] / shape[0], image.shape[1] / shape[1])
+    height, width = (min(image.shape[i], max(1, round(shape[i] * factor))) for i in range(2))
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return images.resize(image[top : top + height, left : left + width], *shape)
 
 
 def _mirror(image: np.ndarray, margin: int) -> np.ndarray:
@@ -242,42 +396,3 @@ def _mirror(image: np.ndarray, margin: int) -> np.ndarray:
 def _cut(canvas: np.ndarray, margin: int) -> np.ndarray:
     """The picture without its margin."""
     return canvas[margin : canvas.shape[0] - margin, margin : canvas.shape[1] - margin]
-
-
-def _report(
-    problem: _Problem,
-    loop: Any,
-    sizes: list[int],
-    shape: tuple[int, int],
-    scale: int,
-    step: int,
-    steps: int,
-    loss: float,
-    terms: dict[str, float],
-    seconds: float,
-) -> Progress:
-    frozen = loop.state
-
-    def image() -> np.ndarray:
-        picture: np.ndarray = _cut(problem.engine.array(loop.result(frozen))[0], problem.settings.margin)
-        if problem.settings.colors == "luminance" and problem.content is not None:
-            return color.luminance(np.clip(picture, 0.0, 1.0), images.resize(problem.content, *shape))
-        return picture
-
-    def state() -> Mapping[str, Any]:
-        arrays = problem.engine.array(frozen)
-        return {"sizes": sizes, "scale": scale, "step": step, "optimizer": arrays._asdict(), "terms": terms}
-
-    return Progress(
-        step=step,
-        steps=steps,
-        size=shape,
-        scale=scale,
-        scales=len(sizes),
-        loss=loss,
-        terms=terms,
-        seconds=seconds,
-        provenance=problem.provenance,
-        _image=image,
-        _state=state,
-    )

@@ -21,7 +21,7 @@ import socket
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .errors import OutputError, WeightsError, nearest
+from .errors import OutputError, SettingsError, WeightsError, nearest
 
 FloatArray = npt.NDArray[np.float32]
 Layers = dict[str, tuple[FloatArray, FloatArray]]
@@ -158,6 +158,19 @@ def layer_shapes(backbone: str) -> dict[str, tuple[int, int, int, int]]:
         shapes[name] = (3, 3, before, width)
         before = width
     return shapes
+
+
+def deepest(backbone: str, taps: Iterable[str]) -> str:
+    """The deepest of the taps.
+
+    Raises: SettingsError for a tap that the backbone does not have.
+    """
+    known = list(layer_shapes(backbone))
+    taps = list(taps)
+    for tap in taps:
+        if tap not in known:
+            raise SettingsError(f"layer {tap!r} is not in {backbone}{nearest(tap, known)}")
+    return max(taps, key=known.index)
 
 
 def _channels(backbone: str) -> dict[str, int]:

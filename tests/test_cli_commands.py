@@ -16,7 +16,8 @@ from stylekeras.cli.main import main
 
 NETWORK = ["--weights", "random", "--backbone", "vgg16", "--style-loss", "gram"]
 SMALL = ["--size", "40", "--min-size", "none", "--steps", "2"]
-TINY = [*NETWORK, *SMALL, "--content-layers", "block1_conv2", "--style-layers", "block1_conv1"]
+LAYERS = ["--content-layers", "block1_conv2", "--style-layers", "block1_conv1"]
+TINY = [*NETWORK, *SMALL, *LAYERS]
 
 
 PROVENANCE = {
@@ -143,9 +144,17 @@ def test_reconstruct_all_layers_on_one_sheet(run, folder, monkeypatch):
     done = events(out)[-1]
     assert done["event"] == "done"
     assert [cell["layers"] for cell in done["cells"]] == [["block1_conv1"], ["block1_conv1", "block1_conv2"]]
-    provenance = recipe.read("out.png")["provenance"]
-    assert provenance["reconstructs"] == "style"
+    made = recipe.read("out.png")
+    provenance = made["provenance"]
+    assert (provenance["command"], provenance["reconstructs"], provenance["layers"]) == ("reconstruct", "style", "all")
+    assert provenance["steps_done"] == provenance["steps_total"] == 4
     assert provenance["cells"] == done["cells"]
+    assert [list(sk.Settings(**cell["settings"]).style_layers) for cell in done["cells"]] == [
+        cell["layers"] for cell in done["cells"]
+    ]
+    assert made["settings"]["init"] == "noise"
+    assert "style_layers" not in made["settings"]  # not the same in all
+    assert [entry["role"] for entry in made["inputs"]] == ["style"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +177,7 @@ def test_reconstruct_refuses(run, folder, arguments, expected):
 
 
 def test_evaluate_is_the_library_s_loss(run):
-    code, out, err = run("evaluate", "second.png", "photo.png", "paint.png", "--json", *TINY)
+    code, out, err = run("evaluate", "second.png", "photo.png", "paint.png", "--json", *NETWORK, *LAYERS)
     assert code == 0
     (report,) = events(out)
     settings = sk.Settings(**report["settings"])
@@ -178,7 +187,7 @@ def test_evaluate_is_the_library_s_loss(run):
     assert report["size"] == [40, 32]
     assert report["provenance"]["backbone"] == "vgg16"
     assert "vgg16, weights random" in err
-    code, out, _ = run("evaluate", "second.png", "photo.png", "paint.png", "--quiet", *TINY)
+    code, out, _ = run("evaluate", "second.png", "photo.png", "paint.png", "--quiet", *NETWORK, *LAYERS)
     assert code == 0
     assert f"{report['loss']:.6g}" in out
     assert "style/block1_conv1" in out
@@ -188,10 +197,38 @@ def test_evaluate_is_the_library_s_loss(run):
 def test_evaluate_refuses_a_missing_picture(run, place):
     pictures = ["second.png", "photo.png", "paint.png"]
     pictures[place] = "no.png"
-    code, out, err = run("evaluate", *pictures, *TINY)
+    code, out, err = run("evaluate", *pictures, *NETWORK, *LAYERS)
     assert (code, out) == (2, "")
     assert err.endswith("no.png: no such file\n")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--size=64",
+        "--min-size=none",
+        "--steps=2",
+        "--init=noise",
+        "--init-noise=0",
+        "--optimizer=adam",
+        "--learning-rate=1",
+        "--margin=0",
+        "--no-clip",
+        "--colors=luminance",
+    ],
+)
+def test_evaluate_refuses_what_would_change_nothing(run, option):
+    code, out, err = run("evaluate", "second.png", "photo.png", "paint.png", *NETWORK, *LAYERS, option)
+    assert (code, out) == (2, "")
+    expected = "luminance" if "colors" in option else f"No such option: {option.partition('=')[0]}"
+    assert expected.lower() in err.lower()
+
+
+def test_evaluate_reads_the_config_file_of_the_other_commands(run, folder):
+    (folder / "my.toml").write_text('size = 64\nsteps = 2\ncolors = "luminance"\n')
+    pictures = ["second.png", "photo.png", "paint.png"]
+    assert run("evaluate", *pictures, "--config", "my.toml", *NETWORK, *LAYERS)[0] == 0
 
 
 # sheet
@@ -222,6 +259,54 @@ def test_sheet(run, folder, monkeypatch):
     assert code == 2
     assert "out.json" in err
     assert not (folder / "out.jpg").exists()
+
+
+def test_sheet_reads_every_input_once_and_first(run, folder, monkeypatch):
+    read, load = [], sk.load_image
+
+    def counted(source, **options):
+        read.append(Path(source).name)
+        return load(source, **options)
+
+    def deleting(*arguments):
+        for name in ("photo.png", "second.png", "paint.png"):
+            (folder / name).unlink(missing_ok=True)
+        return fake_iterate(*arguments)
+
+    monkeypatch.setattr(images, "load_image", counted)
+    monkeypatch.setattr(sk, "iterate", deleting)
+    (folder / "start").mkdir()
+    (folder / "start" / "from.png").write_bytes((folder / "photo.png").read_bytes())
+    pictures = ["-c", "photo.png", "-c", "second.png", "-s", "paint.png", "-s", "second.png"]
+    options = [*TINY, "--init", folder / "start" / "from.png"]
+    assert run("sheet", *pictures, "-o", "out.png", *options)[0] == 0
+    assert sorted(read) == ["from.png", "paint.png", "photo.png", "second.png"]
+    made = recipe.read("out.png")
+    assert [(entry["role"], entry["name"]) for entry in made["inputs"]] == [
+        ("content", "photo.png"),
+        ("content", "second.png"),
+        ("style", "paint.png"),
+        ("style", "second.png"),
+        ("init", "from.png"),
+    ]
+    assert made["settings"]["init"] == "from.png"
+    assert str(folder) not in (folder / "out.json").read_text()
+    assert made["provenance"]["command"] == "sheet"
+    assert made["provenance"]["steps_done"] == made["provenance"]["steps_total"] == 8
+
+
+def test_sheet_whose_json_cannot_be_written_has_its_picture(run, folder, monkeypatch):
+    def full(self, *arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sk, "iterate", fake_iterate)
+    monkeypatch.setattr(Path, "write_text", full)
+    code, _, err = run("sheet", "-c", "photo.png", "-s", "paint.png", "-o", "out.png", *TINY)
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        "Error: could not write out.json: No space left on device; the picture is in out.png"
+    )
+    assert size_of("out.png")[0] > 2 * 40
 
 
 def test_sheet_finds_a_bad_input_before_anything_runs(run, folder, seen):
@@ -263,6 +348,35 @@ def test_contact_sheets_keep_pictures_and_captions_apart():
     assert len(columns) == 80  # the two boxes, and no caption that is wider than its box
     assert (sheet[0] == 255).all()
     assert (sheet[:, 0] == 255).all()
+
+
+def test_the_gallery_makes_a_picture_again_when_it_would_be_another(folder, monkeypatch):
+    path = Path(__file__).parent.parent / "examples" / "gallery.py"
+    spec = util.spec_from_file_location("gallery", path)
+    gallery = util.module_from_spec(spec)
+    spec.loader.exec_module(gallery)
+
+    def stylize(content, styles, settings, callback):
+        for progress in fake_iterate(None, [sk.Style(sk.load_image(content))], settings):
+            callback(progress)
+        return progress.image
+
+    monkeypatch.setattr(sk, "stylize", stylize)
+    inputs = (folder / "out.png", folder / "photo.png", folder / "paint.png")
+    settings = sk.Settings(size=40, min_size=None, steps=1)
+    inputs[0].write_bytes(b"of an older version, without a recipe")
+    assert gallery.make(*inputs, settings)
+    made = recipe.read("out.png")
+    assert made["provenance"] == PROVENANCE
+    assert sk.Settings(**made["settings"]) == settings
+    assert not gallery.make(*inputs, settings)
+    other = sk.Settings(size=40, min_size=None, steps=1, strength=0.25)
+    assert gallery.make(*inputs, other)
+    assert not gallery.make(*inputs, other)
+    inputs[2].write_bytes((folder / "second.png").read_bytes())
+    assert gallery.make(*inputs, other)
+    monkeypatch.setattr(recipe, "_version", lambda package: "9.9")
+    assert gallery.make(*inputs, other)
 
 
 # demo

@@ -1,5 +1,6 @@
 """`stylekeras stylize`: the picture and its recipe, JSON, what is refused, and what is left when it ends early."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -241,6 +242,8 @@ BAD = {
     "backbone": (["photo.png", "paint.png", "--backbone", "vgg"], "did you mean"),
     "preset": (["photo.png", "paint.png", "--preset", "papr"], "did you mean 'paper'?"),
     "init": (["photo.png", "paint.png", "--init", "nois"], "did you mean 'noise'?"),
+    "init of a long name": (["photo.png", "paint.png", "--init", "x" * 300], "no such file"),
+    "init picture of a long name": (["photo.png", "paint.png", "--init", "x" * 300 + ".png"], "name too long"),
     "init picture": (["photo.png", "paint.png", "--init", "no.png"], "no such file"),
     "size": (["photo.png", "paint.png", "--size", "big"], "size='big'"),
     "size too small": (["photo.png", "paint.png", "--size", "33"], "use at least size="),
@@ -326,6 +329,30 @@ def test_a_bug_leaves_the_last_good_picture_too(run, folder, stopping):
     with pytest.raises(ZeroDivisionError):
         run("stylize", "photo.png", "paint.png", "-o", "out.png", *TINY)
     assert size_of("out.png") == (48, 36)
+
+
+def test_out_of_memory_is_one_line_and_leaves_the_last_good_picture(run, folder, stopping):
+    stopping(MemoryError(), after=2)
+    code, _, err = run("stylize", "photo.png", "paint.png", "-o", "out.png", *TINY)
+    assert code == 1
+    assert err.splitlines()[-1] == "Error: out of memory: use a smaller --size"
+    assert size_of("out.png") == (48, 36)
+
+
+def test_a_recipe_tells_no_folder(run, folder, monkeypatch):
+    def iterate(*arguments):
+        for progress in fake_iterate(*arguments):
+            provenance = {**PROVENANCE, "weights_source": str(folder / "my.h5")}
+            yield dataclasses.replace(progress, provenance=provenance)
+
+    monkeypatch.setattr(sk, "iterate", iterate)
+    options = ["--init", folder / "other.png", "--weights", folder / "my.h5"]
+    assert run("stylize", folder / "photo.png", "paint.png", "-o", "out.png", *TINY, *options)[0] == 0
+    made = recipe.read("out.png")
+    assert (made["settings"]["init"], made["settings"]["weights"]) == ("other.png", "my.h5")
+    assert made["provenance"]["weights_source"] == "my.h5"
+    assert [entry["name"] for entry in made["inputs"]] == ["photo.png", "paint.png", "other.png"]
+    assert str(folder) not in json.dumps(made)
 
 
 @pytest.mark.parametrize("after", [0, 2])

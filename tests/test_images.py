@@ -1,6 +1,7 @@
 import logging
 import os
 import struct
+import warnings
 import zlib
 from fractions import Fraction
 from io import BytesIO
@@ -331,10 +332,16 @@ def test_bad_files(tmp_path, kind, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_bomb_is_refused_before_it_is_decoded_whatever_the_warning_filter(tmp_path, monkeypatch):
+@pytest.mark.parametrize("action", ["ignore", "always", "error"])
+def test_a_bomb_is_refused_without_a_warning_before_it_is_decoded(tmp_path, monkeypatch, action):
     path = bad_file(tmp_path, "small bomb")
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter(action, Image.DecompressionBombWarning)
+        with pytest.raises(ImageError, match="more than 89478485 pixels"):
+            images.load_image(path)
+    assert told == []
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # a program that has turned Pillow's check off
     with pytest.raises(ImageError, match="10000 x 10000 is more than 89478485 pixels"):
         images.load_image(path)
 

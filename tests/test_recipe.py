@@ -39,6 +39,22 @@ def test_build_lists_what_made_the_picture(tmp_path):
     assert "secret folder" not in json.dumps(built)
 
 
+@pytest.mark.parametrize(
+    ("value", "recorded"),
+    [
+        ("/home/me/w.h5", "w.h5"),
+        (Path("folder") / "w.h5", "w.h5"),
+        ("w.h5", "w.h5"),
+        ("auto", "auto"),
+        ("https://example.org/w.h5", "https://example.org/w.h5"),
+    ],
+)
+def test_build_keeps_folders_to_itself(value, recorded):
+    built = recipe.build({"init": value, "weights": value}, None, {"weights_source": value})
+    assert built["settings"] == {"init": recorded, "weights": recorded}
+    assert built["provenance"] == {"weights_source": recorded}
+
+
 def test_build_without_inputs_and_a_missing_package(monkeypatch):
     def version(name):
         raise recipe.importlib.metadata.PackageNotFoundError(name)

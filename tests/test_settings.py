@@ -299,7 +299,7 @@ def test_style():
     [
         ({"weight": -1}, "style weight=-1: expected a number that is not negative"),
         ({"weight": math.nan}, "style weight=nan: expected a finite number"),
-        ({"scale": 0}, "style scale=0: expected a number above 0"),
+        ({"scale": 0}, "style scale=0: expected a number from 1/16 to 16"),
         ({"scale": "wide"}, "style scale='wide': expected a number"),
         ({"mask": "a.png"}, "regions are not supported in this version; leave mask out"),
     ],

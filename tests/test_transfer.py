@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import stylekeras as sk
-from stylekeras import color, engines, images
+from stylekeras import color, engines, images, transfer
 from stylekeras import weights as weight_sets
 from stylekeras.settings import CHOICES
 
@@ -156,7 +156,7 @@ def test_optimizing_lowers_the_loss():
 
 def test_a_margin_is_painted_and_cut_away():
     """It is part of the picture that is compared, mirrored at the start, but not of the one that comes out."""
-    style = sk.Style(STYLE, scale=0.01)  # the smallest one whatever the picture's size
+    style = sk.Style(STYLE, scale=1 / 16)  # the smallest one whatever the picture's size
     progress = _beginning("content", styles=style, margin=5)
     _same(progress.image, CONTENT)
     assert progress.size == (32, 40)
@@ -196,14 +196,16 @@ def test_init_content_and_the_same_loss_elsewhere():
 
 
 def test_init_style_noise_and_a_file(tmp_path):
-    _same(_beginning("style", styles=[OTHER, STYLE]).image, images.resize(OTHER, 32, 40))
+    # Cut to the photo's aspect, never squashed: 34x60 to the middle 34x42.
+    middle = images.resize(OTHER[:, 9:51], 32, 40)
+    _same(_beginning("style", styles=[OTHER, STYLE]).image, middle)
     noise = _beginning("noise", seed=5).image
     assert noise.shape == (32, 40, 3)
     assert np.abs(noise - _beginning("noise", seed=6).image).mean() > 0.05, "another seed is other noise"
     assert abs(noise.mean() - 0.5) < 0.02
     assert 0.1 < noise.std() < 0.2
     sk.save_image(tmp_path / "begin.png", OTHER)
-    begin = images.resize(sk.load_image(tmp_path / "begin.png"), 32, 40)
+    begin = images.resize(sk.load_image(tmp_path / "begin.png")[:, 9:51], 32, 40)
     _same(_beginning(str(tmp_path / "begin.png")).image, begin)
 
 
@@ -221,6 +223,7 @@ def test_a_run_over_several_scales_traces_its_step_once(monkeypatch):
         return used[-1]
 
     monkeypatch.setattr(engines, "load", keep)
+    transfer._built.cache_clear()
     chosen = _settings(size=72, min_size=36, steps=2, optimizer="lbfgs", style_loss="wasserstein")
     steps = list(sk.iterate(CONTENT[:, :32], [STYLE, OTHER], chosen))
     assert [progress.size[0] for progress in steps] == [36, 36, 51, 51, 72, 72]
@@ -259,12 +262,21 @@ def test_a_state_is_arrays_and_plain_values():
             return [leaf for item in value.values() for leaf in leaves(item)]
         return [leaf for item in value for leaf in leaves(item)] if isinstance(value, list) else [value]
 
-    assert {type(leaf) for leaf in leaves(dict(state))} <= {int, float, np.ndarray, np.float32, np.bool_}
+    assert {type(leaf) for leaf in leaves(dict(state))} <= {
+        int,
+        float,
+        bool,
+        str,
+        type(None),
+        np.ndarray,
+        np.float32,
+        np.bool_,
+    }
 
 
 def test_a_state_of_another_run_is_refused():
     state = next(sk.iterate(CONTENT, STYLE, _settings())).state
-    with pytest.raises(sk.SettingsError, match=r"state is of a run with sizes \[40\], these settings give \[48\]"):
+    with pytest.raises(sk.SettingsError, match="state is of another run: its size is 40, not 48"):
         sk.iterate(CONTENT, STYLE, _settings(size=48), resume=state)
 
 
@@ -348,8 +360,8 @@ def test_the_content_is_resized_to_the_image_and_styles_to_the_schedules_size():
     )
     assert ready.loss == pytest.approx(found.loss, rel=1e-6)
     # Never under 32 px a side, however small the scale.
-    tiny = sk.loss_and_gradient(image, large, sk.Style(OTHER, scale=0.01), chosen)
-    least = sk.loss_and_gradient(image, large, sk.Style(images.fit(OTHER, 56), scale=0.01), chosen)
+    tiny = sk.loss_and_gradient(image, large, sk.Style(OTHER, scale=1 / 16), chosen)
+    least = sk.loss_and_gradient(image, large, sk.Style(images.fit(OTHER, 56), scale=1 / 16), chosen)
     assert tiny.loss == pytest.approx(least.loss, rel=1e-6)
 
 
@@ -449,3 +461,71 @@ PAIRS = list(itertools.product(sorted(SAMPLES.glob("content/*")), sorted(SAMPLES
 @pytest.mark.parametrize(("content", "style"), PAIRS, ids=[f"{a.stem}-{b.stem}" for a, b in PAIRS])
 def test_the_loss_falls_to_a_hundredth_in_100_steps(content, style):
     assert _fall(content, style, size=256, steps=100) > 100
+
+
+# --- built once -----------------------------------------------------------------------------------------------------
+
+
+def test_other_pictures_of_one_size_trace_nothing_again(monkeypatch):
+    used, load = [], engines.load
+
+    def keep(name, precision):
+        used.append(load(name, precision))
+        return used[-1]
+
+    monkeypatch.setattr(engines, "load", keep)
+    chosen = _settings(style_layers="block1_conv1=0.77", optimizer="lbfgs", pooling="average", padding="zeros")
+    transfer._built.cache_clear()
+    sk.stylize(CONTENT, STYLE, chosen)
+    sk.loss_and_gradient(CONTENT, CONTENT, STYLE, chosen)
+    traces = used[0].traces
+    sk.stylize(OTHER[:32, :40], STYLE, chosen)
+    sk.loss_and_gradient(OTHER[:32, :40], CONTENT, STYLE, chosen)
+    assert len(used) == 1
+    assert used[0].traces == traces
+
+
+def test_two_runs_at_a_time_do_not_mix():
+    chosen = _settings(optimizer="lbfgs", steps=4)
+    alone = [sk.stylize(picture, STYLE, chosen) for picture in (CONTENT, OTHER[:32, :40])]
+    both = zip(sk.iterate(CONTENT, STYLE, chosen), sk.iterate(OTHER[:32, :40], STYLE, chosen), strict=True)
+    *_, (first, second) = both
+    np.testing.assert_array_equal(np.clip(first.image, 0, 1), alone[0])
+    np.testing.assert_array_equal(np.clip(second.image, 0, 1), alone[1])
+
+
+def test_a_user_s_keras_settings_change_nothing():
+    import keras
+
+    transfer._built.cache_clear()
+    expected = sk.loss_and_gradient(OTHER, CONTENT, STYLE, _settings())
+    before = keras.config.image_data_format(), keras.config.floatx()
+    try:
+        keras.config.set_image_data_format("channels_first")
+        keras.config.set_floatx("float64")
+        transfer._built.cache_clear()
+        found = sk.loss_and_gradient(OTHER, CONTENT, STYLE, _settings())
+        assert keras.config.image_data_format() == "channels_first"
+    finally:
+        keras.config.set_image_data_format(before[0])
+        keras.config.set_floatx(before[1])
+        transfer._built.cache_clear()
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+
+
+def test_out_of_memory_is_a_clear_error(monkeypatch):
+    monkeypatch.setattr(transfer, "_targets", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(sk.RunError, match="smaller size"):
+        sk.stylize(CONTENT, STYLE, _settings())
+
+
+def test_weights_that_are_all_zero_are_refused():
+    with pytest.raises(sk.SettingsError, match="nothing to optimize"):
+        sk.stylize(CONTENT, sk.Style(STYLE, weight=0), _settings(content_weight=0))
+    with pytest.raises(sk.SettingsError, match="needs a style image"):
+        sk.iterate(CONTENT, [], _settings(init="style"))
+
+
+def test_a_state_that_is_none_is_refused():
+    with pytest.raises(sk.SettingsError, match="it lacks optimizer"):
+        sk.iterate(CONTENT, STYLE, _settings(), resume={"scale": 0})

@@ -11,27 +11,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from stylekeras.errors import SettingsError, nearest
-from stylekeras.weights import Weights, layer_shapes
+from stylekeras.weights import Weights, deepest
 
 _FAMILY = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}
 
 
-def stride(tap: str) -> int:
-    """Pixels of the picture per position of a tap: 1 for block1, doubled by each pooling."""
-    return int(2 ** (int(tap[5]) - 1))
-
-
-def deepest(name: str, taps: Iterable[str]) -> str:
-    """The deepest of the taps.
-
-    Raises: SettingsError for a tap that backbone `name` does not have.
-    """
-    known = list(layer_shapes(name))
-    for tap in taps:
-        if tap not in known:
-            raise SettingsError(f"layer {tap!r} is not in {name}{nearest(tap, known)}")
-    return max(taps, key=known.index)
+def _network(name: str) -> keras.Model:
+    """Keras' own model, channels last whatever the user's Keras is set to."""
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_last")
+    try:
+        return _FAMILY[name](include_top=False, weights=None, input_shape=(None, None, 3))
+    finally:
+        keras.config.set_image_data_format(before)
 
 
 class Preprocess(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
@@ -82,13 +74,13 @@ def build(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str, 
     """
     taps = list(dict.fromkeys(taps))
     last = deepest(weights.backbone, taps)
-    network = _FAMILY[weights.backbone](include_top=False, weights=None, input_shape=(None, None, 3))
+    network = _network(weights.backbone)
     image = keras.Input((None, None, 3), batch_size=1, dtype="float32", name="image")
     x = Preprocess(weights, dtype="float32")(image)
     outputs = {}
     for layer in network.layers[1:]:
         if isinstance(layer, keras.layers.Conv2D):
-            config = {**layer.get_config(), "dtype": dtype, "trainable": False}
+            config = {**layer.get_config(), "dtype": dtype, "trainable": False, "data_format": "channels_last"}
             # Repeated in deeper convolutions too, edges draw a weave of horizontal and vertical lines inwards.
             if padding == "replicate" and layer.name == "block1_conv1":
                 config["padding"] = "valid"
@@ -101,7 +93,7 @@ def build(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str, 
             convolution.set_weights([kernel, bias])
         else:
             kind = keras.layers.AveragePooling2D if pooling == "average" else keras.layers.MaxPooling2D
-            x = kind(2, name=layer.name, dtype=dtype)(x)
+            x = kind(2, name=layer.name, dtype=dtype, data_format="channels_last")(x)
         if layer.name in taps:
             outputs[layer.name] = x if dtype == "float32" else keras.layers.Activation("linear", dtype="float32")(x)
         if layer.name == last:

@@ -1,9 +1,10 @@
 """Engines, one file per framework: what runs the objective, and on which device. Only `engines/X` imports framework X.
 
-An engine module has `NAMES` of the distributions it needs and `Engine(precision)`, an object with
+An engine module has `Engine(precision)`, an object with
 
 - `ops`: the namespace (NumPy's names) that objective and optimizers are written in;
-- `device`, `precision`, `description`: what it runs on, in words;
+- `name`, `version`, `device`, `precision`: what it runs on, in words;
+- `memory_errors`: what its framework raises when memory runs out;
 - `backbone(weights, taps, pooling, padding) -> image -> {tap: features}`;
 - `evaluator(objective)` and `loop(objective, optimizer)`: see `tensorflow.py`;
 - `tensor(array)` and `array(tensor)`.

@@ -29,10 +29,15 @@ Objective = Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]
 
 
 class Engine:
-    """TensorFlow through Keras 3, on the GPU when TensorFlow sees one."""
+    """TensorFlow through Keras 3, on the GPU when TensorFlow sees one.
+
+    Switches TensorFloat-32 off for the process: Gram matrices, losses and L-BFGS need what float32 promises.
+    """
 
     name = "tensorflow"
+    version = tf.__version__
     ops = keras.ops
+    memory_errors = (tf.errors.ResourceExhaustedError,)
 
     def __init__(self, precision: str) -> None:
         if keras.backend.backend() != "tensorflow":
@@ -40,10 +45,10 @@ class Engine:
                 f"Keras is already loaded with its {keras.backend.backend()} backend; import stylekeras first, or set "
                 "KERAS_BACKEND=tensorflow"
             )
+        tf.config.experimental.enable_tensor_float_32_execution(False)
         gpus = tf.config.list_physical_devices("GPU")
         self.precision = "float32" if precision == "auto" else precision
-        self.device = _gpu_name(gpus[0]) if gpus else f"CPU ({os.cpu_count()} cores)"
-        self.version = tf.__version__
+        self.device = _gpu_name(gpus[0]) if gpus else f"CPU ({_cores()} cores)"
         self.traces = 0
 
     def tensor(self, value: Any) -> Any:
@@ -113,6 +118,12 @@ class Loop:
             self._terms = {name: float(value) for name, value in terms.items()}
         return float(evaluated), float(loss), self._terms
 
+    def rest(self) -> None:
+        """Let go of the pictures, keep what is compiled."""
+        if self._state is not None:
+            self._terms = {}
+            tf.nest.map_structure(lambda variable: variable.assign(_smallest(variable)), self._state)
+
     def restore(self, fields: Mapping[str, Any], terms: Mapping[str, float]) -> None:
         """Take over a state that was saved as NumPy arrays."""
         arrays = {name: tf.convert_to_tensor(np.asarray(value)) for name, value in fields.items()}
@@ -175,11 +186,20 @@ def _open_spec(value: Any) -> tf.TensorSpec:
     return tf.TensorSpec(shape, value.dtype)
 
 
+def _smallest(variable: tf.Variable) -> Any:
+    value = variable.read_value()
+    return value[..., :1, :1, :] if len(value.shape) >= 4 else value
+
+
 def _variable(value: Any) -> tf.Variable:
     shape = list(value.shape)
     if len(shape) >= 4:
         shape[-3], shape[-2] = None, None
     return tf.Variable(value, shape=tf.TensorShape(shape), trainable=False)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpu_name(gpu: Any) -> str:

@@ -1,7 +1,7 @@
 """L-BFGS (Nocedal and Wright 2006, algorithm 7.4) for pictures, written so that every step is one evaluation.
 
-The line search is spread over the steps: an evaluation that decreases the loss enough (Armijo) moves the picture,
-one that does not shortens the trial and keeps it, so the picture is always the best one seen. Where we differ from the
+The line search is spread over the steps: an evaluation that decreases the loss moves the picture, one that does not
+shortens the trial and keeps the picture, which so is always the best one seen. Where we differ from the
 textbook and from `torch.optim.LBFGS`:
 
 - the start: until a pair is known, the step is along the gradient with a length in grey levels, not in units of the
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 HISTORY = 12
 GUARD = 1e-4
-ARMIJO = 1e-4
 # Root mean square change of the first step, in units of the picture's range: about one grey level.
 FIRST_LENGTH = 0.004
 # Rejected trials in a row after which the history is forgotten.
@@ -73,17 +72,18 @@ def update(ops: Any, state: State, loss: Any, gradient: Any) -> State:
     """Take or reject the trial `state.image`, given its loss and gradient, and set the next trial."""
     step = state.image - state.base
     change = gradient - state.gradient
-    # Not above 0: the projection on [0, 1] may turn a trial uphill, and that earns it no rise.
+    # Not above 0: the projection on [0, 1] may turn a trial uphill.
     expected = ops.minimum(ops.sum(step * state.gradient), 0.0)
     first = ops.logical_not(ops.isfinite(state.loss))
     finite = ops.logical_and(ops.isfinite(loss), ops.isfinite(ops.sum(ops.abs(gradient))))
-    accepted = ops.logical_and(finite, ops.logical_or(first, loss <= state.loss + ARMIJO * expected))
+    # Any decrease, not a share of the slope (Armijo): what is lower is never thrown away.
+    accepted = ops.logical_and(finite, ops.logical_or(first, loss < state.loss))
 
     def taken(new: Any, old: Any) -> Any:
         return ops.where(accepted, new, old)
 
     base, base_gradient = taken(state.image, state.base), taken(gradient, state.gradient)
-    clear = state.rejections >= PATIENCE
+    clear = ops.logical_and(ops.logical_not(accepted), state.rejections >= PATIENCE)
     history = _remember(ops, state, step, change, ops.logical_and(accepted, ops.logical_not(first)), clear)
     any_pair = ops.max(history.steps_changes) > 0
     first_length = state.first_length * ops.where(

@@ -66,4 +66,4 @@ def test_the_paper_row_of_the_weights_table_is_the_preset():
     paper = settings.Settings(preset="paper")
     channels = {"block1_conv1": 64, "block2_conv1": 128, "block3_conv1": 256, "block4_conv1": 512, "block5_conv1": 512}
     assert paper.style_layers == {tap: 1 / count**2 for tap, count in channels.items()}
-    assert (paper.content_weight, paper.style_weight, paper.loss_scale) == (1.0, 1000.0, "absolute")
+    assert (paper.content_weight, paper.style_weight, paper.loss_scale) == (5.0, 100.0, "absolute")

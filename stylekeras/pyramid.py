@@ -6,18 +6,15 @@ import math
 from collections.abc import Sequence
 
 from stylekeras.errors import SettingsError
+from stylekeras.images import MIN_SIDE, fit_shape
 
-# VGG's block5 sees 1/16 of the side; below 32 px it has a single position left.
-MIN_SIDE = 32
 # Ratio of one scale's size to the next.
 RATIO = math.sqrt(2)
 
 
 def shape_at(shape: tuple[int, int], longest: int) -> tuple[int, int]:
     """(h, w) with the aspect of `shape` and `longest` as its longest side, at least 1."""
-    factor = longest / max(shape)
-    height, width = (max(1, math.floor(side * factor + 0.5)) for side in shape)
-    return height, width
+    return fit_shape(*shape, longest)
 
 
 def smallest_longest(shape: tuple[int, int]) -> int:

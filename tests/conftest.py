@@ -34,3 +34,16 @@ def engine():
 @pytest.fixture
 def rng():
     return np.random.default_rng(7)
+
+
+@pytest.fixture
+def run(capsys):
+    """The command line in this process: arguments -> exit code, stdout, stderr."""
+    from stylekeras.cli.main import main
+
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

@@ -5,53 +5,19 @@ import sys
 from importlib import util
 from pathlib import Path
 
+import fakes
 import numpy as np
 import pytest
 from PIL import Image
 
 import stylekeras as sk
-from stylekeras import images, pyramid, recipe
+from stylekeras import images, recipe
 from stylekeras.cli import contact, demo, reconstruct
-from stylekeras.cli.main import main
 
 NETWORK = ["--weights", "random", "--backbone", "vgg16", "--style-loss", "gram"]
 SMALL = ["--size", "40", "--min-size", "none", "--steps", "2"]
 LAYERS = ["--content-layers", "block1_conv2", "--style-layers", "block1_conv1"]
 TINY = [*NETWORK, *SMALL, *LAYERS]
-
-
-PROVENANCE = {
-    "engine": "none",
-    "engine_version": "0",
-    "device": "a device",
-    "precision": "float32",
-    "backbone": "vgg16",
-    "weights": "random",
-    "notes": [],
-}
-
-
-def fake_iterate(content, styles, settings):
-    """`iterate` without a network: the content's picture at every step of the schedule, its loss falling."""
-    picture = styles[0].image if content is None else content
-    sizes = pyramid.sizes(picture.shape[:2], settings.size, settings.min_size)
-    for scale, size in enumerate(sizes):
-        steps, (height, width) = pyramid.steps_at(settings.steps, scale), pyramid.shape_at(picture.shape[:2], size)
-        image = images.resize(picture, height, width)
-        for step in range(1, steps + 1):
-            yield sk.Progress(
-                step=step,
-                steps=steps,
-                size=(height, width),
-                scale=scale,
-                scales=len(sizes),
-                loss=1 / step,
-                terms={"content": 0.25 / step, "style": 0.75 / step, "tv": 0.5},
-                seconds=0.5,
-                provenance=PROVENANCE,
-                _image=lambda image=image: image,
-                _state=dict,
-            )
 
 
 @pytest.fixture(autouse=True)
@@ -65,16 +31,6 @@ def folder(tmp_path, monkeypatch):
     for name, shape in {"photo.png": (36, 40, 3), "second.png": (40, 32, 3), "paint.png": (40, 40, 3)}.items():
         Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(work / name)
     return work
-
-
-@pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture
@@ -132,7 +88,7 @@ def test_the_figure_is_the_paper_s():
 
 
 def test_reconstruct_all_layers_on_one_sheet(run, folder, monkeypatch):
-    monkeypatch.setattr(sk, "iterate", fake_iterate)
+    monkeypatch.setattr(sk, "iterate", fakes.iterate)
     monkeypatch.setitem(reconstruct.FIGURE, "style", [["block1_conv1"], ["block1_conv1", "block1_conv2"]])
     arguments = ["--of", "style", "--layers", "all", "-o", "out.png", "--json", *NETWORK, *SMALL]
     code, out, err = run("reconstruct", "photo.png", *arguments)
@@ -235,7 +191,7 @@ def test_evaluate_reads_the_config_file_of_the_other_commands(run, folder):
 
 
 def test_sheet(run, folder, monkeypatch):
-    monkeypatch.setattr(sk, "iterate", fake_iterate)
+    monkeypatch.setattr(sk, "iterate", fakes.iterate)
     pictures = ["--content", "photo.png", "--content", "second.png", "--style", "paint.png"]
     code, out, err = run("sheet", *pictures, "-o", "out.png", "--json", *TINY)
     assert code == 0
@@ -271,7 +227,7 @@ def test_sheet_reads_every_input_once_and_first(run, folder, monkeypatch):
     def deleting(*arguments):
         for name in ("photo.png", "second.png", "paint.png"):
             (folder / name).unlink(missing_ok=True)
-        return fake_iterate(*arguments)
+        return fakes.iterate(*arguments)
 
     monkeypatch.setattr(images, "load_image", counted)
     monkeypatch.setattr(sk, "iterate", deleting)
@@ -299,7 +255,7 @@ def test_sheet_whose_json_cannot_be_written_has_its_picture(run, folder, monkeyp
     def full(self, *arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sk, "iterate", fake_iterate)
+    monkeypatch.setattr(sk, "iterate", fakes.iterate)
     monkeypatch.setattr(Path, "write_text", full)
     code, _, err = run("sheet", "-c", "photo.png", "-s", "paint.png", "-o", "out.png", *TINY)
     assert code == 1
@@ -331,7 +287,7 @@ def test_sheet_keeps_what_worked(run, folder, monkeypatch, error, code, told):
         calls.append(1)
         if len(calls) == 2:
             raise error
-        return fake_iterate(*arguments)
+        return fakes.iterate(*arguments)
 
     monkeypatch.setattr(sk, "iterate", second_fails)
     pictures = ["-c", "photo.png", "-s", "paint.png", "-s", "photo.png", "-s", "second.png"]
@@ -357,7 +313,7 @@ def test_the_gallery_makes_a_picture_again_when_it_would_be_another(folder, monk
     spec.loader.exec_module(gallery)
 
     def stylize(content, styles, settings, callback):
-        for progress in fake_iterate(None, [sk.Style(sk.load_image(content))], settings):
+        for progress in fakes.iterate(None, [sk.Style(sk.load_image(content))], settings):
             callback(progress)
         return progress.image
 
@@ -367,7 +323,7 @@ def test_the_gallery_makes_a_picture_again_when_it_would_be_another(folder, monk
     inputs[0].write_bytes(b"of an older version, without a recipe")
     assert gallery.make(*inputs, settings)
     made = recipe.read("out.png")
-    assert made["provenance"] == PROVENANCE
+    assert made["provenance"] == {**fakes.PROVENANCE, "notes": []}
     assert sk.Settings(**made["settings"]) == settings
     assert not gallery.make(*inputs, settings)
     other = sk.Settings(size=40, min_size=None, steps=1, strength=0.25)

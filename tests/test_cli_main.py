@@ -9,21 +9,10 @@ import pytest
 
 import stylekeras as sk
 from stylekeras.cli import display, evaluate, options
-from stylekeras.cli.main import main
 from stylekeras.settings import FIELDS
 
 COMMANDS = ["stylize", "reconstruct", "evaluate", "sheet", "demo", "doctor", "weights"]
 HEAVY = ("tensorflow", "keras", "numpy", "PIL", "skimage", "h5py")
-
-
-@pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["stylize", "--help"], ["--version"]])

@@ -1,19 +1,20 @@
 """`stylekeras stylize`: the picture and its recipe, JSON, what is refused, and what is left when it ends early."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 
+import fakes
 import numpy as np
 import pytest
 from PIL import Image
 
 import stylekeras as sk
-from stylekeras import images, pyramid, recipe
-from stylekeras.cli.main import main
+from stylekeras import recipe
 
 # Two small scales, the first layers of a random network.
 TINY = [
@@ -23,38 +24,7 @@ TINY = [
 ]
 
 
-PROVENANCE = {
-    "engine": "none",
-    "engine_version": "0",
-    "device": "a device",
-    "precision": "float32",
-    "backbone": "vgg16",
-    "weights": "random",
-    "notes": ["weights: not as asked for"],
-}
-
-
-def fake_iterate(content, styles, settings):
-    """`iterate` without a network: the content's picture at every step of the schedule, its loss falling."""
-    picture = styles[0].image if content is None else content
-    sizes = pyramid.sizes(picture.shape[:2], settings.size, settings.min_size)
-    for scale, size in enumerate(sizes):
-        steps, (height, width) = pyramid.steps_at(settings.steps, scale), pyramid.shape_at(picture.shape[:2], size)
-        image = images.resize(picture, height, width)
-        for step in range(1, steps + 1):
-            yield sk.Progress(
-                step=step,
-                steps=steps,
-                size=(height, width),
-                scale=scale,
-                scales=len(sizes),
-                loss=1 / step,
-                terms={"content": 0.25 / step, "style": 0.75 / step, "tv": 0.5},
-                seconds=0.5,
-                provenance=PROVENANCE,
-                _image=lambda image=image: image,
-                _state=dict,
-            )
+fake_iterate = functools.partial(fakes.iterate, notes=["weights: not as asked for"])
 
 
 @pytest.fixture(autouse=True)
@@ -76,16 +46,6 @@ def folder(tmp_path, monkeypatch):
     (work / "bad.toml").write_text("size = = 3")
     (work / "unknown.toml").write_text("sise = 3")
     return work
-
-
-@pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture
@@ -342,7 +302,7 @@ def test_out_of_memory_is_one_line_and_leaves_the_last_good_picture(run, folder,
 def test_a_recipe_tells_no_folder(run, folder, monkeypatch):
     def iterate(*arguments):
         for progress in fake_iterate(*arguments):
-            provenance = {**PROVENANCE, "weights_source": str(folder / "my.h5")}
+            provenance = {**progress.provenance, "weights_source": str(folder / "my.h5")}
             yield dataclasses.replace(progress, provenance=provenance)
 
     monkeypatch.setattr(sk, "iterate", iterate)

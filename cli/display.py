@@ -83,14 +83,10 @@ class Display:
         """Whether to keep a message of TensorFlow's: not its advice to us on how often to trace, unless verbose."""
         return self._handler.level < logging.WARNING or "retracing" not in str(record.msg)
 
-    def event(self, name: str, **fields: Any) -> None:
+    def event(self, name: str, /, **fields: Any) -> None:
         """A JSON line on stdout, with `--json`."""
         if self.json:
-            self.object({"event": name, **fields})
-
-    def object(self, value: Mapping[str, Any]) -> None:
-        """One JSON object on a line of stdout."""
-        _stdout(json.dumps(strict(value), allow_nan=False))
+            _stdout(json.dumps(strict({"event": name, **fields}), allow_nan=False))
 
     def message(self, message: str, *, always: bool = False) -> None:
         """A line on stderr; with `--quiet` only if it is to be said always."""

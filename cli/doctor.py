@@ -37,7 +37,7 @@ def doctor(as_json: Json = False) -> int:
 
     display, report = Display(json=as_json), examine()
     if as_json:
-        display.object(report)
+        display.event("done", **report)
         return 0
     for title, rows in tables(report):
         display.table(("", ""), rows, title=title)

@@ -65,8 +65,8 @@ def evaluate(
         display.notes(result.provenance["notes"])
         display.message(runs.runs_on(result.provenance))
         if as_json:
-            report = {"loss": result.loss, "terms": result.terms, "size": picture.shape[:2]}
-            display.object({**report, "settings": chosen.to_dict(), "provenance": result.provenance})
+            found = {"loss": result.loss, "terms": result.terms, "size": picture.shape[:2]}
+            display.event("done", **found, settings=chosen.to_dict(), provenance=result.provenance)
             return 0
         rows = [("loss", f"{result.loss:.6g}"), *((name, f"{value:.6g}") for name, value in result.terms.items())]
         display.table(("term", "value"), rows)

@@ -23,7 +23,7 @@ def list_sets(as_json: Json = False) -> int:
     display, rows = Display(json=as_json), weights.catalogue()
     if as_json:
         for row in rows:
-            display.object(row)
+            display.event("set", **row)
         return 0
     columns = ("name", "backbone", "here", "licence", "where, or how to get it")
     here = {True: "yes", False: "no"}

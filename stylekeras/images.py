@@ -44,7 +44,7 @@ _RANGE_SLACK = 1e-5
 def load_image(source: ImageSource, *, name: str = "image", min_side: int = MIN_SIDE) -> Picture:
     """Read a picture as it is meant to be seen.
 
-    source: a path (PNG, JPEG, TIFF, WebP, AVIF, BMP, GIF, PPM, JPEG 2000), a PIL image, or an array (h, w),
+    source: a path (PNG, JPEG, TIFF, WebP, AVIF, BMP, GIF, PPM, JPEG 2000, .npy), a PIL image, or an array (h, w),
         (h, w, 1), (h, w, 3) or (h, w, 4) of bool, uint8, uint16, or float in [0, 1].
     name: what messages call it ("content image").
     min_side: the least height and width in pixels.
@@ -192,6 +192,8 @@ def _read_file(path: Path, label: str) -> Picture:
             if not stream.read(1):
                 raise ImageError(f"{label}: the file is empty (0 bytes)")
             stream.seek(0)
+            if path.suffix.lower() == ".npy":
+                return _from_array(_open_array(path, label), label)
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)  # not two lines more on stderr
                 opened = Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
@@ -211,6 +213,17 @@ def _read_file(path: Path, label: str) -> Picture:
         raise ImageError(f"{label}: more than {MAX_PIXELS} pixels; make it smaller first") from error
     except Exception as error:  # Pillow's plug-ins raise nearly anything on a damaged file
         raise ImageError(f"{label}: cannot be opened: {_reason(error)}") from error
+
+
+def _open_array(path: Path, label: str) -> npt.NDArray[Any]:
+    """What `save_image` wrote, or any array as `_from_array` takes it; mapped, so a false header claims no memory."""
+    try:
+        array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        raise ImageError(f"{label}: not an array of numbers, or cut short: {_reason(error)}") from error
+    if array.ndim >= 2 and array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise ImageError(f"{label}: {array.shape} is more than {MAX_PIXELS} pixels; make it smaller first")
+    return array
 
 
 def _check_header(image: Image.Image, label: str) -> None:

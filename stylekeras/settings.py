@@ -33,11 +33,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
 INITS = ("content", "noise", "style")
 
 _STYLE_LAYERS = {
-    "block1_conv1": 256.0,
-    "block2_conv1": 64.0,
-    "block3_conv1": 16.0,
+    "block1_conv1": 2500.0,
+    "block2_conv1": 1250.0,
+    "block3_conv1": 150.0,
     "block4_conv1": 4.0,
-    "block5_conv1": 1.0,
+    "block5_conv1": 0.25,
 }
 
 
@@ -63,9 +63,9 @@ class Settings:
     min_size: int | None = _option(128, "Longest side of the coarsest scale; 'none' for one scale only.")
     steps: tuple[int, ...] = _option((100, 50, 40, 30), "Optimizer steps per scale, coarse to fine; the last repeats.")
     strength: float = _option(0.5, "0 is the photo, 1 the painting's texture; one dial over the relative losses.")
-    content_weight: float = _option(3.0, "Weight of the content loss (alpha).")
+    content_weight: float = _option(5.0, "Weight of the content loss (alpha).")
     style_weight: float = _option(1.0, "Weight of the style loss (beta).")
-    tv_weight: float = _option(4.0, "Weight of the total variation.")
+    tv_weight: float = _option(3.0, "Weight of the total variation.")
     loss_scale: str = _option("relative", "'relative' divides each layer's loss by its target's size.")
     content_layers: Mapping[str, float] = _option({"block4_conv2": 1.0}, "Taps of the content loss, 'name=weight,...'.")
     style_layers: Mapping[str, float] = _option(_STYLE_LAYERS, "Taps of the style loss, 'name=weight,...'.")

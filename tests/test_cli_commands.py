@@ -136,6 +136,7 @@ def test_evaluate_is_the_library_s_loss(run):
     code, out, err = run("evaluate", "second.png", "photo.png", "paint.png", "--json", *NETWORK, *LAYERS)
     assert code == 0
     (report,) = events(out)
+    assert report["event"] == "done"
     settings = sk.Settings(**report["settings"])
     expected = sk.loss_and_gradient("second.png", "photo.png", "paint.png", settings)
     assert report["loss"] == pytest.approx(expected.loss)
@@ -380,6 +381,7 @@ def test_weights_list(run):
         assert name in out
     code, out, _ = run("weights", "list", "--json")
     assert code == 0
+    assert {row["event"] for row in events(out)} == {"set"}
     assert {"name", "backbone", "available", "where", "licence"} <= set(events(out)[0])
 
 
@@ -420,6 +422,7 @@ def test_doctor(run):
     code, out, err = run("doctor", "--json")
     assert (code, err) == (0, "")
     (report,) = events(out)
+    assert report["event"] == "done"
     assert report["versions"]["python"].split(".")[0] == str(sys.version_info.major)
     assert {"stylekeras", "numpy", "pillow", "keras", "tensorflow", "typer"} < set(report["versions"])
     assert report["engines"][0]["available"]

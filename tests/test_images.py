@@ -622,6 +622,46 @@ def test_npy_is_neither_clipped_nor_rounded(tmp_path):
     assert np.array_equal(stored, picture())
 
 
+def test_npy_is_read_as_an_array(tmp_path):
+    inside = np.clip(picture(), 0, 1)
+    images.save_image(tmp_path / "out.npy", inside)
+    read = images.load_image(tmp_path / "out.npy", min_side=1)
+    assert np.array_equal(read, inside)
+    assert read.flags.writeable
+    np.save(tmp_path / "grey.npy", np.full((40, 33), 65535, ">u2"))
+    assert np.array_equal(load(tmp_path / "grey.npy"), np.ones((40, 33, 3), np.float32))
+
+
+def test_npy_that_is_not_usable(tmp_path, monkeypatch):
+    path = tmp_path / "bad.npy"
+
+    def refused(message):
+        with pytest.raises(ImageError, match=message) as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+
+    for data in (b"\x89PNG and so on", b"\x93NUMPY", b"PK\x03\x04"):
+        path.write_bytes(data)
+        refused("bad.npy: not an array of numbers")
+    path.write_bytes(b"")
+    refused("empty")
+    np.save(path, np.array([{}] * 4, object))  # a pickle inside
+    refused("not an array of numbers")
+    np.save(path, np.zeros((40, 40, 3), np.int64))
+    refused("dtype int64")
+    np.save(path, np.full((40, 40, 3), np.nan, np.float32))
+    refused("NaN")
+    np.save(path, np.zeros((40, 40, 3), np.float32))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    refused("cut short")
+    path.write_bytes(whole.replace(b"(40, 40, 3)", b"(400000, 400000, 3)"))  # a header that claims 2 TB
+    refused("not an array of numbers")
+    path.write_bytes(whole)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1599)
+    refused("more than 1599 pixels")
+
+
 def parse_tiff(data):
     """The tags of a little-endian TIFF's first directory and its pixels, by hand."""
     assert data[:4] == b"II*\0"

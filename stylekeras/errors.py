@@ -38,6 +38,10 @@ class EngineError(RequestError):
     """An engine or a device is not available."""
 
 
+class GraphError(RequestError):
+    """An ONNX graph is damaged, not supported, or cannot be differentiated."""
+
+
 class RunError(StyleKerasError, RuntimeError):
     """It failed while running."""
 

@@ -1,0 +1,8 @@
+"""ONNX graphs: building them, and differentiating them. Needs the package `onnx` (the extra `onnx`)."""
+
+from importlib import util
+
+from stylekeras.errors import EngineError
+
+if util.find_spec("onnx") is None:
+    raise EngineError("ONNX graphs need the package onnx: pip install 'stylekeras[onnx]'")

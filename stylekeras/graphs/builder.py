@@ -1,0 +1,138 @@
+"""Adding nodes to an ONNX graph, with what is known of its tensors' types and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+# A dimension: a number, the name of one that is not known, or None.
+Dim = int | str | None
+
+
+@dataclass
+class Builder:
+    """Nodes and constants to be added to a graph, in an order in which they can run.
+
+    `types` and `shapes` say what is known of tensors by name: an ONNX element type, and a list of dimensions.
+    """
+
+    taken: set[str] = field(default_factory=set)
+    types: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, list[Dim]] = field(default_factory=dict)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+    prefix: str = ""
+    _shared: dict[tuple[Any, ...], str] = field(default_factory=dict)
+
+    def name(self, base: str) -> str:
+        """A name that no other tensor has."""
+        base = self.prefix + base
+        name, number = base, 1
+        while name in self.taken:
+            number += 1
+            name = f"{base}_{number}"
+        self.taken.add(name)
+        return name
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """A node with one output. Inputs that are left out are ""; attributes that are None are left out."""
+        return self.op_many(kind, 1, *inputs, **attributes)[0]
+
+    def op_many(self, kind: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
+        """A node with `count` outputs."""
+        outputs = [self.name(kind) for _ in range(count)]
+        given = {key: value for key, value in attributes.items() if value is not None}
+        self.nodes.append(helper.make_node(kind, list(inputs), outputs, name=outputs[0], **given))
+        return outputs
+
+    def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> str:
+        """A constant tensor; small ones are shared."""
+        array = np.asarray(value, dtype)
+        key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= 64 else None
+        if key is not None and key in self._shared:
+            return self._shared[key]
+        name = self.name("constant")
+        self.constants.append(numpy_helper.from_array(array, name))
+        self.types[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
+        self.shapes[name] = list(array.shape)
+        if key is not None:
+            self._shared[key] = name
+        return name
+
+    def ints(self, *values: int) -> str:
+        """A constant vector of int64, as shapes, axes and pads are."""
+        return self.constant(np.array(values, np.int64))
+
+    def like(self, value: float, tensor: str) -> str:
+        """A constant scalar of the type of `tensor`."""
+        return self.constant(np.array(value, self.dtype(tensor)))
+
+    def dtype(self, tensor: str) -> np.dtype[Any]:
+        """The NumPy type of a tensor."""
+        return np.dtype(helper.tensor_dtype_to_np_dtype(self.types[tensor]))
+
+    def rank(self, tensor: str) -> int:
+        """How many dimensions a tensor has."""
+        return len(self.shapes[tensor])
+
+    def shape(self, tensor: str, start: int | None = None, end: int | None = None) -> str:
+        """The shape of a tensor, as a vector of int64: a constant where all of it is known."""
+        known = self.shapes.get(tensor)
+        if known is not None:
+            dims = known[slice(start, end)]
+            if all(isinstance(dim, int) for dim in dims):
+                return self.constant(np.array(dims, np.int64))
+        if start is None and end is None:
+            return self.op("Shape", tensor)
+        return self.op("Shape", tensor, start=start, end=end)
+
+    def join(self, *vectors: str) -> str:
+        """Vectors end to end."""
+        return vectors[0] if len(vectors) == 1 else self.op("Concat", *vectors, axis=0)
+
+    def sum_to(self, tensor: str, target: str, of: str) -> str:
+        """Sum `tensor`, which has the shape of `of`, to the shape of `target`, which was broadcast to it."""
+        wide, narrow = self.shapes[of], self.shapes[target]
+        lead = len(wide) - len(narrow)
+        axes, certain = list(range(lead)), True
+        for axis, (there, here) in enumerate(zip(narrow, wide[lead:], strict=True), start=lead):
+            if there == 1 and here != 1:
+                axes.append(axis)
+            elif there is None or (there != here and not isinstance(there, int)):
+                certain = False
+        if certain and not axes:
+            return tensor
+        if certain:
+            summed = self.op("ReduceSum", tensor, self.ints(*axes), keepdims=1)
+            return summed if lead == 0 else self.op("Reshape", summed, self.shape(target))
+        small = self.shape(target)
+        padded = self.join(self.ints(*[1] * lead), small) if lead else small
+        ones = self.op("Equal", padded, self.ints(1))
+        where = self.op("Reshape", self.op("NonZero", ones), self.ints(-1))
+        summed = self.op("ReduceSum", tensor, where, keepdims=1, noop_with_empty_axes=1)
+        return self.op("Reshape", summed, small)
+
+
+def known_shape(info: onnx.ValueInfoProto) -> list[Dim] | None:
+    """The dimensions of a value, or None if not even their number is known."""
+    kind = info.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return [dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in kind.shape.dim]
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes as Python values, text decoded."""
+    values = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+
+
+def as_list(values: Sequence[int] | None, length: int, default: int) -> list[int]:
+    """An attribute of one number per axis, or the default for each."""
+    return [default] * length if values is None else list(values)

@@ -1,0 +1,238 @@
+"""Reverse-mode differentiation of an ONNX graph: the gradient as more nodes of the same graph.
+
+Exporters give up on gradients, so what they wrote for inference cannot be optimized through. Here every node on a path
+from the input to the scalar output adds what its rule says (stylekeras/graphs/rules.py), in reverse order (Griewank and
+Walther 2008, section 3.2), and what comes out is an ordinary graph that any runtime takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import checker, helper, inliner, numpy_helper, shape_inference, version_converter
+
+from stylekeras.errors import GraphError, nearest
+from stylekeras.graphs.builder import Builder, attributes, known_shape
+from stylekeras.graphs.rules import RULES, Node
+
+# The oldest operator set that has all that the rules emit; older graphs are converted to it.
+OPSET = 18
+# The newest that the rules were read against.
+NEWEST_OPSET = 24
+_STANDARD = ("", "ai.onnx")
+
+
+def append_gradient(model: onnx.ModelProto, output: str, inputs: Sequence[str]) -> onnx.ModelProto:
+    """A graph that also computes the gradient of one scalar.
+
+    Args:
+        model: any ONNX graph of operators that have a rule; not changed.
+        output: a tensor of one element, of a floating type.
+        inputs: inputs of the graph, of floating types, in which it is differentiated.
+
+    Returns: the model with an output `gradient/<input>` more for each of `inputs`, of that input's shape and type; it
+        passes ONNX' checker and shape inference. Opsets before 18 are converted.
+    Raises: GraphError if an operator has no rule (naming it and its node), a name is unknown, `output` is no scalar or
+        does not depend on an input, or the graph is not valid.
+    """
+    model = prepare(model)
+    graph = model.graph
+    b = _builder(model)
+    seed = _seed(b, graph, output)
+    for name in inputs:
+        known = [item.name for item in graph.input]
+        if name not in known:
+            raise GraphError(f"the graph has no input {name!r}{nearest(name, known)}")
+        if not _differentiable(b, name):
+            raise GraphError(f"the input {name!r} is not of a floating type")
+    gradients = _backward(b, graph, {output: seed}, set(inputs))
+    for name in inputs:
+        if name not in gradients:
+            raise GraphError(f"{output!r} does not depend on the input {name!r}")
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    result.graph.node.extend(b.nodes)
+    result.graph.initializer.extend(b.constants)
+    for name in inputs:
+        target = f"gradient/{name}"
+        result.graph.node.append(helper.make_node("Identity", [gradients[name]], [target], name=target))
+        info = next(item for item in graph.input if item.name == name)
+        value = result.graph.output.add()
+        value.CopyFrom(info)
+        value.name = target
+    _check(result)
+    return result
+
+
+def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with local functions inlined, its nodes in an order in which they run, at opset 18 or later.
+
+    Raises: GraphError if it is cyclic or otherwise not valid, or of an operator set that is not known.
+    """
+    versions = {item.domain: item.version for item in model.opset_import}
+    version = next((versions[domain] for domain in _STANDARD if domain in versions), None)
+    if version is None:
+        raise GraphError("the graph names no ONNX operator set")
+    if version > min(NEWEST_OPSET, onnx.defs.onnx_opset_version()):
+        raise GraphError(f"the graph has operator set {version}; up to {NEWEST_OPSET} can be read: export it with less")
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    _sort(result.graph)
+    _check(result)
+    try:
+        if result.functions:
+            result = inliner.inline_local_functions(result)
+        if version < OPSET:
+            result = version_converter.convert_version(result, OPSET)
+    except Exception as error:  # onnx raises its own C++ errors, of many types
+        raise GraphError(f"the graph's operator set {version} cannot be converted to {OPSET}: {_line(error)}") from None
+    return result
+
+
+def _check(model: onnx.ModelProto) -> None:
+    try:
+        checker.check_model(model, full_check=True)
+    except Exception as error:  # see above
+        raise GraphError(f"not a valid ONNX graph: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Order the nodes so that each comes after what it reads (Kahn 1962)."""
+    made_by = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    waits = [len({made_by[name] for name in _reads(node) if name in made_by}) for node in graph.node]
+    readers: dict[int, list[int]] = {}
+    for i, node in enumerate(graph.node):
+        for before in {made_by[name] for name in _reads(node) if name in made_by}:
+            readers.setdefault(before, []).append(i)
+    ready = [i for i, count in enumerate(waits) if count == 0]
+    order: list[int] = []
+    while ready:
+        current = ready.pop(0)
+        order.append(current)
+        for reader in readers.get(current, []):
+            waits[reader] -= 1
+            if waits[reader] == 0:
+                ready.append(reader)
+    if len(order) < len(graph.node):
+        stuck = next(node for i, node in enumerate(graph.node) if waits[i] > 0)
+        raise GraphError(f"the graph is cyclic: {stuck.op_type} ({stuck.name or stuck.output[0]}) waits for itself")
+    if order != sorted(order):
+        nodes = [onnx.NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """The tensors that a node reads, also from within its bodies (If, Loop)."""
+    names = list(node.input)
+    for item in node.attribute:
+        for body in [*item.graphs, *([item.g] if item.HasField("g") else [])]:
+            made = {name for inner in body.node for name in inner.output} | {value.name for value in body.input}
+            names += [name for inner in body.node for name in _reads(inner) if name not in made]
+            names += [value.name for value in body.output if value.name not in made]
+    return [name for name in names if name]
+
+
+def _builder(model: onnx.ModelProto) -> Builder:
+    """A builder that knows the types and shapes of the graph's tensors."""
+    try:
+        inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
+    except Exception as error:  # see above
+        raise GraphError(f"the graph's shapes do not fit: {_line(error)}") from None
+    b = Builder(prefix="grad_")
+    for info in [*inferred.input, *inferred.value_info, *inferred.output]:
+        kind = info.type.tensor_type
+        b.types[info.name] = kind.elem_type
+        dims = known_shape(info)
+        if dims is not None:
+            b.shapes[info.name] = dims
+    for tensor in model.graph.initializer:
+        b.types[tensor.name] = tensor.data_type
+        b.shapes[tensor.name] = list(tensor.dims)
+    for node in model.graph.node:
+        b.taken.update((*node.input, *node.output, node.name))
+    b.taken.update(item.name for item in (*model.graph.input, *model.graph.initializer))
+    return b
+
+
+def _differentiable(b: Builder, name: str) -> bool:
+    return bool(np.issubdtype(b.dtype(name), np.floating)) if name in b.types else False
+
+
+def _seed(b: Builder, graph: onnx.GraphProto, output: str) -> str:
+    """The cotangent of the output: one."""
+    known = [name for node in graph.node for name in node.output]
+    if output not in known:
+        raise GraphError(f"the graph has no tensor {output!r}{nearest(output, known)}")
+    shape = b.shapes.get(output)
+    if shape is None or any(dim != 1 for dim in shape):
+        shown = "unknown shape" if shape is None else f"shape {shape}"
+        raise GraphError(f"{output!r} has {shown}: only a scalar can be differentiated; sum or average it")
+    if not _differentiable(b, output):
+        raise GraphError(f"{output!r} is not of a floating type")
+    return b.constant(np.ones(shape, b.dtype(output)))
+
+
+def _backward(b: Builder, graph: onnx.GraphProto, cotangents: dict[str, str], inputs: set[str]) -> dict[str, str]:
+    """Add the nodes of the reverse sweep; returns the cotangents of `inputs` that there are."""
+    constants = _Constants(graph)
+    depends = set(inputs)
+    for node in graph.node:
+        if any(name in depends for name in _reads(node)):
+            depends.update(name for name in node.output if name and _differentiable(b, name))
+    parts = {name: [value] for name, value in cotangents.items()}
+    for node in reversed(graph.node):
+        reached = [i for i, name in enumerate(node.output) if name in parts and name in depends]
+        wanted = frozenset(i for i, name in enumerate(node.input) if name in depends)
+        if not reached or not wanted:
+            continue
+        label = node.name or node.output[0]
+        if node.domain not in _STANDARD or node.op_type not in RULES:
+            kind = f"{node.domain}.{node.op_type}" if node.domain not in _STANDARD else node.op_type
+            raise GraphError(f"cannot differentiate {kind} ({label}): there is no rule for this operator")
+        for name in (*node.input, *node.output):
+            if name and name in b.types and name not in b.shapes:
+                raise GraphError(f"cannot differentiate {node.op_type} ({label}): the rank of {name!r} is not known")
+        view = Node(node.op_type, label, list(node.input), list(node.output), attributes(node), wanted, constants)
+        found = RULES[node.op_type](b, view, {i: _total(b, parts, node.output[i]) for i in reached})
+        for i, cotangent in found.items():
+            if i in wanted:
+                parts.setdefault(node.input[i], []).append(cotangent)
+    return {name: _total(b, parts, name) for name in inputs if name in parts}
+
+
+def _total(b: Builder, parts: dict[str, list[str]], name: str) -> str:
+    """The sum of what came to a tensor from all its readers."""
+    if len(parts[name]) > 1:
+        parts[name] = [b.op("Sum", *parts[name])]
+    return parts[name][0]
+
+
+class _Constants(dict[str, np.ndarray]):
+    """Values of initializers and Constant nodes by name, read when they are asked for."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        super().__init__()
+        inputs = {item.name for item in graph.input}
+        self._tensors: dict[str, Any] = {item.name: item for item in graph.initializer if item.name not in inputs}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.domain in _STANDARD:
+                value = attributes(node)
+                self._tensors[node.output[0]] = value.get("value", next(iter(value.values())))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value, or `default` if it is not constant."""
+        if name not in self._tensors:
+            return default
+        if name not in self:
+            value = self._tensors[name]
+            self[name] = numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
+        return self[name]

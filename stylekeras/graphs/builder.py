@@ -14,6 +14,9 @@ from onnx import helper, numpy_helper
 # A dimension: a number, the name of one that is not known, or None.
 Dim = int | str | None
 
+# The description of an Identity node through which no gradient flows.
+STOP = "stop_gradient"
+
 
 @dataclass
 class Builder:

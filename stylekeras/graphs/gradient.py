@@ -15,7 +15,7 @@ import onnx
 from onnx import checker, helper, inliner, numpy_helper, shape_inference, version_converter
 
 from stylekeras.errors import GraphError, nearest
-from stylekeras.graphs.builder import Builder, attributes, known_shape
+from stylekeras.graphs.builder import STOP, Builder, attributes, known_shape
 from stylekeras.graphs.rules import RULES, Node
 
 # The oldest operator set that has all that the rules emit; older graphs are converted to it.
@@ -186,6 +186,8 @@ def _backward(b: Builder, graph: onnx.GraphProto, cotangents: dict[str, str], in
     constants = _Constants(graph)
     depends = set(inputs)
     for node in graph.node:
+        if node.op_type == "Identity" and node.doc_string == STOP:
+            continue
         if any(name in depends for name in _reads(node)):
             depends.update(name for name in node.output if name and _differentiable(b, name))
     parts = {name: [value] for name, value in cotangents.items()}

@@ -430,6 +430,129 @@ def test_nodes_in_any_order_and_local_functions():
     assert gradient_of(made, "x", np.array([2, 3], np.float32)).tolist() == [4, 6]
 
 
+# Forms that exporters write
+
+
+def both(model, values, name="x"):
+    """The gradient, and the same by finite differences of what ONNX Runtime makes of the model itself."""
+    made = append_gradient(model, "loss", [name])
+    session, plain = (onnxruntime.InferenceSession(item.SerializeToString()) for item in (made, model))
+    loss, found = session.run(["loss", f"gradient/{name}"], values)
+    assert loss == pytest.approx(plain.run(["loss"], values)[0], rel=1e-5)
+    expected = np.zeros(values[name].shape)
+    for index in np.ndindex(expected.shape):
+        ends = []
+        for step in (0.01, -0.01):
+            moved = values[name].copy()
+            moved[index] += step
+            ends.append(float(np.squeeze(plain.run(["loss"], {**values, name: moved})[0])))
+        expected[index] = (ends[0] - ends[1]) / 0.02
+    np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-2)
+    return made
+
+
+@pytest.mark.parametrize("opset", [7, 9, 10])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_old_resizing_is_kept_as_it_was(opset, mode):
+    scales = floats(1, 1, 2, 1.5)
+    kind, constants = ("Resize" if opset == 10 else "Upsample"), {}
+    node = helper.make_node(kind, ["x", "scales"], ["y"], mode=mode)
+    if opset == 7:
+        node = helper.make_node(kind, ["x"], ["y"], mode=mode, scales=scales.tolist())
+    else:
+        constants["scales"] = scales
+    nodes = [
+        node,
+        helper.make_node("Mul", ["y", "y"], ["z"]),
+        helper.make_node("ReduceSum", ["z"], ["loss"], keepdims=0),
+    ]
+    model = model_of(nodes, {"x": [1, 1, 3, 4]}, {"loss": []}, constants, opset)
+    both(model, {"x": np.random.default_rng(SEED).normal(size=(1, 1, 3, 4)).astype(np.float32)})
+
+
+def test_constants_that_are_inputs_in_old_models_and_defaults_in_new_ones():
+    nodes = [helper.make_node("Mul", ["x", "s"], ["y"]), helper.make_node("ReduceSum", ["y"], ["loss"], keepdims=0)]
+    x = {"x": np.array([1, 2, 3], np.float32)}
+    old = model_of(nodes, {"x": [3], "s": [1]}, {"loss": []}, {"s": floats(4)}, opset=8)
+    old.ir_version = 3
+    made = both(old, x)
+    assert [item.name for item in made.graph.input] == ["x"]
+    new = model_of(nodes, {"x": [3], "s": ["n"]}, {"loss": []}, {"s": floats(4)})
+    made = append_gradient(new, "loss", ["x", "s"])
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    assert session.run(["gradient/s"], x)[0].tolist() == [6]
+    assert session.run(["gradient/s"], {**x, "s": floats(1, 2, 3)})[0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("node", "shape", "constants"),
+    [
+        (
+            helper.make_node("Resize", ["x", "roi", "scales", "sizes"], ["y"], mode="linear"),
+            [1, 1, 3, 4],
+            {"roi": floats(), "scales": floats(), "sizes": ints(1, 1, 5, 6)},
+        ),
+        (
+            helper.make_node("Slice", ["x", "starts", "ends", "axes", "steps"], ["y"]),
+            [3, 7],
+            {
+                name: np.array([value], np.int32)
+                for name, value in {"starts": -1, "ends": -100, "axes": 1, "steps": -2}.items()
+            },
+        ),
+        (helper.make_node("Transpose", ["x"], ["y"]), [], {}),
+        (helper.make_node("ReduceMean", ["x"], ["y"], keepdims=0), [2, -1], {}),
+    ],
+    ids=["empty-scales", "int32-slice", "scalar-transpose", "negative-size"],
+)
+def test_unusual_forms(node, shape, constants):
+    nodes = [
+        node,
+        helper.make_node("Mul", ["y", "y"], ["z"]),
+        helper.make_node("ReduceSum", ["z"], ["loss"], keepdims=0),
+    ]
+    value = np.random.default_rng(SEED).normal(size=[abs(size) * 3 if size < 0 else size for size in shape])
+    made = append_gradient(model_of(nodes, {"x": shape}, {"loss": []}, constants), "loss", ["x"])
+    assert gradient_of(made, "x", value.astype(np.float32)).shape == value.shape
+    if -1 not in shape:
+        both(model_of(nodes, {"x": shape}, {"loss": []}, constants), {"x": value.astype(np.float32)})
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_narrow_types_on_the_way(kind):
+    """A network cast to a narrow type inside, overlapping pooling included, has nearly the gradient of the wide one."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["a"], to=kind),
+        helper.make_node("MaxPool", ["a"], ["b"], kernel_shape=[3, 3], strides=[2, 2]),
+        helper.make_node("Mul", ["b", "b"], ["c"]),
+        helper.make_node("ReduceMean", ["c"], ["d"], keepdims=0),
+        helper.make_node("Cast", ["d"], ["loss"], to=TensorProto.FLOAT),
+    ]
+    if kind == TensorProto.BFLOAT16:  # which MaxPool does not take
+        nodes[1] = helper.make_node("Relu", ["a"], ["b"])
+    value = np.random.default_rng(SEED).normal(size=(1, 2, 7, 9)).astype(np.float32)
+    made = append_gradient(model_of(nodes, {"x": [1, 2, "h", "w"]}, {"loss": []}, opset=21), "loss", ["x"])
+    found = ReferenceEvaluator(made).run(["gradient/x"], {"x": value})[0]
+    plain = [nodes[1], *nodes[2:4]]
+    plain[0] = helper.make_node(
+        plain[0].op_type, ["x"], ["b"], **{a.name: helper.get_attribute_value(a) for a in plain[0].attribute}
+    )
+    plain[2] = helper.make_node("ReduceMean", ["c"], ["loss"], keepdims=0)
+    wide = append_gradient(model_of(plain, {"x": [1, 2, "h", "w"]}, {"loss": []}), "loss", ["x"])
+    np.testing.assert_allclose(found, gradient_of(wide, "x", value), atol=0.02 * np.abs(found).max())
+    assert np.abs(found).max() > 0
+
+
+def test_names_of_the_user_are_left_alone():
+    model, _ = network(np.random.default_rng(SEED))
+    model.graph.node[0].name = "gradient/image"
+    made = append_gradient(model, "loss", ["image"])
+    onnxruntime.InferenceSession(made.SerializeToString())
+    with pytest.raises(GraphError, match="has a tensor 'gradient/image' already"):
+        append_gradient(made, "loss", ["image"])
+    assert len(append_gradient(model, "loss", ["image", "image"]).graph.output) == 2
+
+
 # What cannot be differentiated
 
 
@@ -454,6 +577,33 @@ def sums(*nodes, inputs=None, **options):
     )
 
 
+def captured():
+    """A choice between two bodies that read the input without its being an input of the node."""
+    bodies = {
+        name: helper.make_graph(
+            [helper.make_node(kind, ["x"], [name])],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, [3, 4])],
+        )
+        for name, kind in (("then_branch", "Relu"), ("else_branch", "Neg"))
+    }
+    return (
+        helper.make_node("Constant", [], ["condition"], value=numpy_helper.from_array(np.array(True))),
+        helper.make_node("If", ["condition"], ["i"], name="choice", **bodies),
+        helper.make_node("Add", ["i", "x"], ["y"]),
+    )
+
+
+def external():
+    model = sums(helper.make_node("Mul", ["x", "w"], ["y"]), constants={"w": floats(2)})
+    (tensor,) = model.graph.initializer
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="elsewhere.bin")
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -462,6 +612,25 @@ def sums(*nodes, inputs=None, **options):
             r"Det \(here\): there is no rule",
         ),
         (lambda: sums(helper.make_node("Softsign", ["x"], ["y"])), r"Softsign \(y\): there is no rule"),
+        (lambda: sums(*captured()), r"If \(choice\): there is no rule"),
+        (
+            lambda: sums(
+                helper.make_node("Cast", ["x"], ["a"], to=TensorProto.FLOAT8E4M3FN),
+                helper.make_node("Cast", ["a"], ["b"], to=TensorProto.FLOAT),
+                helper.make_node("Add", ["x", "b"], ["y"]),
+                opset=21,
+            ),
+            "type that is not differentiated",
+        ),
+        (
+            lambda: sums(
+                helper.make_node("SplitToSequence", ["x"], ["s"]),
+                helper.make_node("SequenceAt", ["s", "zero"], ["y"]),
+                constants={"zero": np.array(0)},
+            ),
+            r"SequenceAt \(y\): there is no rule",
+        ),
+        (external, "'w' lies in another file"),
         (lambda: sums(helper.make_node("Relu", ["x"], ["y"]), opset=99), "operator set 99"),
         (lambda: sums(helper.make_node("Relu", ["z"], ["y"]), helper.make_node("Tanh", ["y"], ["z"])), "cyclic"),
         (lambda: sums(helper.make_node("Relu", ["x", "x"], ["y"])), "not a valid ONNX graph"),
@@ -482,7 +651,21 @@ def sums(*nodes, inputs=None, **options):
             "storage_order=1",
         ),
     ],
-    ids=["no-rule", "no-name", "opset", "cycle", "arity", "operator", "independent", "training", "storage"],
+    ids=[
+        "no-rule",
+        "no-name",
+        "if",
+        "float8",
+        "sequence",
+        "external",
+        "opset",
+        "cycle",
+        "arity",
+        "operator",
+        "independent",
+        "training",
+        "storage",
+    ],
 )
 def test_refused(make, message):
     with pytest.raises(GraphError, match=message) as caught:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,12 @@ Dim = int | str | None
 
 # The description of an Identity node through which no gradient flows.
 STOP = "stop_gradient"
+
+# The types that have derivatives.
+FLOATS = frozenset(
+    {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
+)
+_NARROW = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 
 
 @dataclass
@@ -57,12 +63,13 @@ class Builder:
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> str:
         """A constant tensor; small ones are shared."""
         array = np.asarray(value, dtype)
-        key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= 64 else None
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        key = (kind, array.shape, array.tobytes()) if array.size <= 64 else None
         if key is not None and key in self._shared:
             return self._shared[key]
         name = self.name("constant")
         self.constants.append(numpy_helper.from_array(array, name))
-        self.types[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
+        self.types[name] = kind
         self.shapes[name] = list(array.shape)
         if key is not None:
             self._shared[key] = name
@@ -99,6 +106,21 @@ class Builder:
         """Vectors end to end."""
         return vectors[0] if len(vectors) == 1 else self.op("Concat", *vectors, axis=0)
 
+    def reshape(self, tensor: str, like: str) -> str:
+        """`tensor` in the shape of `like`, sizes of 0 included."""
+        return self.op("Reshape", tensor, self.shape(like), allowzero=1)
+
+    def wide(self, tensor: str) -> int:
+        """The type to count and to sum in: float32 for float16 and bfloat16, otherwise the tensor's own."""
+        kind = self.types[tensor]
+        return int(onnx.TensorProto.FLOAT) if kind in _NARROW else kind
+
+    def in_float32(self, function: Callable[[str], str], tensor: str, of: str) -> str:
+        """`function(tensor)`, computed in the wide type of `of` and cast back to its own."""
+        if self.wide(of) == self.types[of]:
+            return function(tensor)
+        return self.op("Cast", function(self.op("Cast", tensor, to=self.wide(of))), to=self.types[of])
+
     def sum_to(self, tensor: str, target: str, of: str) -> str:
         """Sum `tensor`, which has the shape of `of`, to the shape of `target`, which was broadcast to it."""
         wide, narrow = self.shapes[of], self.shapes[target]
@@ -113,13 +135,13 @@ class Builder:
             return tensor
         if certain:
             summed = self.op("ReduceSum", tensor, self.ints(*axes), keepdims=1)
-            return summed if lead == 0 else self.op("Reshape", summed, self.shape(target))
+            return summed if lead == 0 else self.reshape(summed, target)
         small = self.shape(target)
         padded = self.join(self.ints(*[1] * lead), small) if lead else small
         ones = self.op("Equal", padded, self.ints(1))
         where = self.op("Reshape", self.op("NonZero", ones), self.ints(-1))
         summed = self.op("ReduceSum", tensor, where, keepdims=1, noop_with_empty_axes=1)
-        return self.op("Reshape", summed, small)
+        return self.op("Reshape", summed, small, allowzero=1)
 
 
 def known_shape(info: onnx.ValueInfoProto) -> list[Dim] | None:

@@ -14,12 +14,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from stylekeras.errors import GraphError
-from stylekeras.graphs.builder import Builder, as_list
+from stylekeras.graphs.builder import FLOATS, Builder, as_list
 
 Cotangents: TypeAlias = Mapping[int, str]
 Rule: TypeAlias = Callable[[Builder, "Node", Cotangents], Cotangents]
 
-_LAST = np.iinfo(np.int64).max
 _BEFORE_FIRST = np.iinfo(np.int64).min
 
 
@@ -129,6 +128,8 @@ def _nothing(b: Builder, node: Node, g: Cotangents) -> Cotangents:
 
 
 def _cast(b: Builder, node: Node, g: Cotangents) -> Cotangents:
+    if not {b.types[node.inputs[0]], b.types[node.outputs[0]]} <= FLOATS:
+        raise node.refuse("it goes through a type that is not differentiated")
     return {0: b.op("Cast", g[0], to=b.types[node.inputs[0]])}
 
 
@@ -178,7 +179,8 @@ def _pow(b: Builder, node: Node, g: Cotangents) -> Cotangents:
             slope = b.op("Where", b.op("Equal", power, b.like(0, x)), b.like(0, x), lower)
         found[0] = b.sum_to(b.op("Mul", g[0], slope), x, y)
     if node.wants(1):
-        found[1] = b.sum_to(b.op("Mul", g[0], b.op("Mul", y, b.op("Log", x))), exponent, y)
+        slope = b.op("Where", b.op("Equal", x, b.like(0, x)), b.like(0, x), b.op("Mul", y, b.op("Log", x)))
+        found[1] = b.sum_to(b.op("Mul", g[0], slope), exponent, y)
     return found
 
 
@@ -236,12 +238,12 @@ def _transposed(b: Builder, x: str, rank: int) -> str:
 def _sum_batch(b: Builder, product: str, target: str, ranks: list[int], y: str, *, number: int) -> str:
     """The product of a batch summed to the shape of `target`, whose batch was broadcast."""
     if max(ranks) <= 2:
-        return b.op("Reshape", product, b.shape(target)) if ranks[number] == 1 else product
+        return b.reshape(product, target) if ranks[number] == 1 else product
     batch = b.shapes[y][: max(ranks) - 2]
     shape = b.shapes[target]
     if ranks[number] == 1:
         flat = b.op("ReduceSum", product, b.ints(*range(max(ranks) - 2)), keepdims=0)
-        return b.op("Reshape", flat, b.shape(target))
+        return b.reshape(flat, target)
     full = b.name("batch")
     b.shapes[full] = [*batch, *shape[-2:]]
     return b.sum_to(product, target, full)
@@ -252,7 +254,7 @@ def _gemm(b: Builder, node: Node, g: Cotangents) -> Cotangents:
     trans_a, trans_b = node.attributes.get("transA", 0), node.attributes.get("transB", 0)
     a, w = node.inputs[:2]
     found = {}
-    scaled = g[0] if alpha == 1 else b.op("Mul", g[0], b.like(alpha, g_type(node)))
+    scaled = g[0] if alpha == 1 else b.op("Mul", g[0], b.like(alpha, node.outputs[0]))
     if node.wants(0):
         found[0] = (
             b.op("Gemm", w, scaled, transA=trans_b, transB=1)
@@ -266,25 +268,22 @@ def _gemm(b: Builder, node: Node, g: Cotangents) -> Cotangents:
             else b.op("Gemm", a, scaled, transA=1 - trans_a)
         )
     if node.wants(2):
-        weighed = g[0] if beta == 1 else b.op("Mul", g[0], b.like(beta, g_type(node)))
+        weighed = g[0] if beta == 1 else b.op("Mul", g[0], b.like(beta, node.outputs[0]))
         found[2] = b.sum_to(weighed, node.inputs[2], node.outputs[0])
     return found
-
-
-def g_type(node: Node) -> str:
-    """A tensor of the type that the node's cotangents have."""
-    return node.outputs[0]
 
 
 # Shapes
 
 
 def _reshape(b: Builder, node: Node, g: Cotangents) -> Cotangents:
-    return {0: b.op("Reshape", g[0], b.shape(node.inputs[0]))}
+    return {0: b.reshape(g[0], node.inputs[0])}
 
 
 def _transpose(b: Builder, node: Node, g: Cotangents) -> Cotangents:
     rank = b.rank(node.inputs[0])
+    if rank < 2:
+        return {0: g[0]}
     order = as_list(node.attributes.get("perm"), rank, 0) if "perm" in node.attributes else list(range(rank))[::-1]
     return {0: b.op("Transpose", g[0], perm=[int(i) for i in np.argsort(order)])}
 
@@ -311,6 +310,8 @@ def _concat(b: Builder, node: Node, g: Cotangents) -> Cotangents:
 
 
 def _split(b: Builder, node: Node, g: Cotangents) -> Cotangents:
+    if "" in node.outputs:
+        raise node.refuse("an output has no name")
     parts = [g[i] if i in g else _zeros(b, name) for i, name in enumerate(node.outputs)]
     return {0: b.op("Concat", *parts, axis=node.attributes.get("axis", 0))}
 
@@ -371,13 +372,14 @@ def _slice(b: Builder, node: Node, g: Cotangents) -> Cotangents:
     if node.has(4) and (steps is None or np.any(steps != 1)):
         result = g[0]
         for place, axis in enumerate(axes):
-            at = [b.op("Slice", name, b.ints(place), b.ints(place + 1)) for name in (starts, ends, node.inputs[4])]
+            given = (b.op("Cast", name, to=7) for name in (starts, ends, node.inputs[4]))  # to int64
+            at = [b.op("Slice", name, b.ints(place), b.ints(place + 1)) for name in given]
             rows = b.op("Slice", _eye(b, x, axis), at[0], at[1], b.ints(0), at[2])
             result = _along(b, result, rows, axis, rank)
         return {0: result}
     size = b.op("Gather", b.shape(x), b.ints(*axes))
     length = b.op("Gather", b.shape(node.outputs[0]), b.ints(*axes))
-    start = b.op("Cast", starts, to=7)  # int64
+    start = b.op("Cast", starts, to=7)  # to int64
     if first is None or np.any(first < 0):
         start = b.op("Where", b.op("Less", start, b.ints(0)), b.op("Add", start, size), start)
         start = b.op("Max", start, b.ints(0))
@@ -415,9 +417,10 @@ def _resize(b: Builder, node: Node, g: Cotangents) -> Cotangents:
     if node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise node.refuse("it keeps the aspect ratio by itself")
     axes = [axis % rank for axis in node.attributes.get("axes", range(rank))]
-    by_scale = node.has(2)
+    # Where sizes are given, some exporters add scales of no element.
+    by_scale = not node.has(3)
     given = node.inputs[2] if by_scale else node.inputs[3]
-    scales = node.constant(2)
+    scales = node.constant(2) if by_scale else None
     result = g[0]
     for place, axis in enumerate(axes):
         before, after = b.shapes[x][axis], b.shapes[y][axis]
@@ -448,8 +451,8 @@ def _reduce_mean(b: Builder, node: Node, g: Cotangents) -> Cotangents:
 def _per_element(b: Builder, node: Node, g: str) -> str:
     """Divided by how many elements of the input stand for one of the output."""
     x, y = node.inputs[0], node.outputs[0]
-    count = b.op("Div", b.op("Size", x), b.op("Size", y))
-    return b.op("Div", g, b.op("Cast", count, to=b.types[x]))
+    count = b.op("Div", b.op("Size", x), b.op("Max", b.op("Size", y), b.constant(np.int64(1))))
+    return b.in_float32(lambda wide: b.op("Div", wide, b.op("Cast", count, to=b.wide(x))), g, x)
 
 
 def _spread(b: Builder, node: Node, g: str) -> str:
@@ -476,7 +479,11 @@ def _batch_normalization(b: Builder, node: Node, g: Cotangents) -> Cotangents:
         raise node.refuse("its parameters depend on the input")
     x, scale, _, _, variance = node.inputs
     epsilon = b.like(node.attributes.get("epsilon", 1e-5), variance)
+    if b.types[scale] != b.types[variance]:
+        scale = b.op("Cast", scale, to=b.types[variance])
     factor = b.op("Div", scale, b.op("Sqrt", b.op("Add", variance, epsilon)))
+    if b.types[variance] != b.types[x]:
+        factor = b.op("Cast", factor, to=b.types[x])
     columns = b.op("Reshape", factor, b.ints(1, -1, *[1] * (b.rank(x) - 2)))
     return {0: b.op("Mul", g[0], columns)}
 
@@ -635,17 +642,15 @@ def _max_pool(b: Builder, node: Node, g: Cotangents) -> Cotangents:
     if square and window.side_by_side and not node.attributes.get("ceil_mode", 0):
         return {0: _max_pool_tiles(b, x, y, g[0], window.kernel[0])}
     indices = b.op_many("MaxPool", 2, x, **dict(node.attributes))[1]
-    flat = b.op("Expand", b.like(0, x), b.op("Reshape", b.op("Size", x), b.ints(1)))
-    minus = b.ints(-1)
-    scattered = b.op(
-        "ScatterElements",
-        flat,
-        b.op("Reshape", indices, minus),
-        b.op("Reshape", g[0], minus),
-        axis=0,
-        reduction="add",
-    )
-    return {0: b.op("Reshape", scattered, b.shape(x))}
+    places = b.op("Reshape", indices, b.ints(-1))
+    length = b.op("Reshape", b.op("Size", x), b.ints(1))
+
+    def scatter(wide: str) -> str:
+        zero = b.op("Cast", b.like(0, x), to=b.wide(x))
+        flat, values = b.op("Expand", zero, length), b.op("Reshape", wide, b.ints(-1))
+        return b.op("ScatterElements", flat, places, values, axis=0, reduction="add")
+
+    return {0: b.reshape(b.in_float32(scatter, g[0], x), x)}
 
 
 def _max_pool_tiles(b: Builder, x: str, y: str, g: str, k: int) -> str:
@@ -672,6 +677,8 @@ def _max_pool_tiles(b: Builder, x: str, y: str, g: str, k: int) -> str:
 def _average_pool(b: Builder, node: Node, g: Cotangents) -> Cotangents:
     x, y = node.inputs[0], node.outputs[0]
     window = _window(b, node, list(node.attributes["kernel_shape"]))
+    if window.auto.startswith("SAME") and any(d != 1 for d in window.dilations):
+        raise node.refuse("runtimes disagree on auto_pad with dilations")
     ones = b.constant(np.ones((1, 1, *window.kernel), b.dtype(x)))
     ceil, inside = node.attributes.get("ceil_mode", 0), not node.attributes.get("count_include_pad", 0)
     if ceil or (window.padded and inside):
@@ -687,7 +694,7 @@ def _average_pool(b: Builder, node: Node, g: Cotangents) -> Cotangents:
     single = b.op("Reshape", divided, b.join(b.ints(-1, 1), b.shape(y, 2)))
     spread = b.op("ConvTranspose", single, ones, strides=window.strides, dilations=window.dilations)
     placed = _placed(b, spread, node, window)
-    return {0: b.op("Reshape", placed, b.shape(x))}
+    return {0: b.reshape(placed, x)}
 
 
 def _pooled_count(b: Builder, node: Node, window: _Window, ones: str, *, include_pad: bool) -> str:

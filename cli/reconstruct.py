@@ -65,7 +65,7 @@ def reconstruct(
     from .chatter import filtered
     from .display import Display
 
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, inputs=[image, chosen[0].init])
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
         content, styles = (image, []) if of == "content" else (None, [image])
         pictures = runs.Pictures()

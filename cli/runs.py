@@ -18,7 +18,7 @@ from stylekeras import pyramid, recipe
 from stylekeras.errors import nearest
 from stylekeras.images import check_output
 from stylekeras.settings import INITS
-from stylekeras.weights import CHANNELS
+from stylekeras.weights import CHANNELS, nearest_layer
 
 from .display import Display, Schedule, interrupted, strict
 from .signals import uninterrupted
@@ -120,7 +120,7 @@ def check_layers(settings: sk.Settings) -> None:
     for tap in (*settings.content_layers, *settings.style_layers):
         if tap not in every:
             raise sk.SettingsError(
-                f"layer {tap!r} is not in {settings.backbone}{nearest(tap, CHANNELS[settings.backbone])}"
+                f"layer {tap!r} is not in {settings.backbone}{nearest_layer(tap, CHANNELS[settings.backbone])}"
             )
 
 
@@ -217,14 +217,14 @@ def finish(
     """
     if outcome.image is None:
         if isinstance(outcome.error, KeyboardInterrupt):
-            return _stopped(None)
+            return _stopped(None, display)
         raise outcome.error or sk.RunError("the schedule has no step")
     with uninterrupted():
         written = save(output, outcome.image, outcome.recipe, overwrite=overwrite)
         if saved is not None:
             saved(written)
     if isinstance(outcome.error, KeyboardInterrupt):
-        return _stopped(written)
+        return _stopped(written, display)
     if outcome.error is not None:
         display.message(f"it failed; the last good picture is in {written}", always=True)
         raise outcome.error
@@ -238,7 +238,8 @@ def finish(
     return 0
 
 
-def _stopped(written: str | None) -> int:
+def _stopped(written: str | None, display: Display) -> int:
+    display.event("interrupted", path=written)
     interrupted("nothing was written" if written is None else f"the picture so far is in {written}")
     return INTERRUPTED
 

@@ -45,7 +45,7 @@ def sheet(
     from .contact import Cell, compose
     from .display import Display
 
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, inputs=[*content, *style, chosen.init])
     beside = Path(output).with_suffix(".json")
     if beside.is_dir() or (beside.exists() and not overwrite):
         raise sk.OutputError(f"cannot write {beside}: it exists; choose another name, or ask to overwrite it")

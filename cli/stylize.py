@@ -61,7 +61,7 @@ def stylize(
     from .chatter import filtered
     from .display import Display
 
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, inputs=[content, *styles, chosen.init])
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
         job = runs.prepare(chosen, content, styles, weights, scales)
         watch = None

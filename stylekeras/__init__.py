@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stylekeras.errors import (
         DivergedError,
         EngineError,
+        GraphError,
         ImageError,
         OutputError,
         RequestError,
@@ -35,6 +36,7 @@ _HOMES = {
     "errors": (
         "DivergedError",
         "EngineError",
+        "GraphError",
         "ImageError",
         "OutputError",
         "RequestError",
@@ -54,6 +56,7 @@ __all__ = [
     "DivergedError",
     "EngineError",
     "Evaluation",
+    "GraphError",
     "ImageError",
     "OutputError",
     "Progress",

@@ -8,7 +8,7 @@ import os
 import secrets
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -58,6 +58,8 @@ def load_image(source: ImageSource, *, name: str = "image", min_side: int = MIN_
     Raises `ImageError` for whatever cannot be read or is not usable as it is.
     """
     if isinstance(source, str | os.PathLike):
+        if not os.fspath(source):
+            raise ImageError(f"{name}: the file name is empty")
         label = f"{name} {os.fspath(source)}"
         pixels = _read_file(Path(source), label)
     elif isinstance(source, Image.Image):
@@ -119,10 +121,13 @@ def to_uint8(image: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint8]:
     return np.asarray(np.rint(np.clip(image, 0, 1) * 255), dtype=np.uint8)
 
 
-def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def check_output(
+    path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str]] = ()
+) -> None:
     """Raise `OutputError` if `save_image` could not write there; writes nothing.
 
-    Found: an unknown ending, an existing file (unless `overwrite`), a folder, a missing or unwritable parent folder.
+    Found: an unknown ending, an existing file (unless `overwrite`), one of `inputs` (always), a folder, a missing or
+    unwritable parent folder.
     """
     ending = Path(path).suffix.lower()
     if ending not in ENDINGS:
@@ -134,6 +139,9 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> No
             raise OutputError(f"cannot write {path}: it is a folder; give a file name in it")
         if target.exists() and not target.is_file():
             raise OutputError(f"cannot write {path}: it exists and is not a regular file")
+        for source in inputs:
+            if target.exists() and os.path.exists(source) and target.samefile(source):
+                raise OutputError(f"cannot write {path}: it is one of the inputs; choose another name")
         if target.exists() and not overwrite:
             raise OutputError(f"cannot write {path}: it exists; choose another name, or ask to overwrite it")
         if not target.parent.is_dir():
@@ -193,7 +201,7 @@ def _read_file(path: Path, label: str) -> Picture:
                 raise ImageError(f"{label}: the file is empty (0 bytes)")
             stream.seek(0)
             if path.suffix.lower() == ".npy":
-                return _from_array(_open_array(path, label), label)
+                return _from_array(_clipped(_open_array(path, label), label), label)
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)  # not two lines more on stderr
                 opened = Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
@@ -223,6 +231,16 @@ def _open_array(path: Path, label: str) -> npt.NDArray[Any]:
         raise ImageError(f"{label}: not an array of numbers, or cut short: {_reason(error)}") from error
     if array.ndim >= 2 and array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise ImageError(f"{label}: {array.shape} is more than {MAX_PIXELS} pixels; make it smaller first")
+    return array
+
+
+def _clipped(array: npt.NDArray[Any], label: str) -> npt.NDArray[Any]:
+    """A file of ours may hold a picture that was not clipped: what lies a little out of [0, 1] is brought back."""
+    if array.dtype.kind == "f" and array.size and -1 <= np.min(array) <= np.max(array) <= 2:
+        clipped: npt.NDArray[Any] = np.clip(array, 0, 1)
+        if not np.array_equal(clipped, array):
+            logger.warning("%s: values outside [0, 1] are clipped", label)
+        return clipped
     return array
 
 
@@ -315,7 +333,7 @@ def _from_array(array: npt.NDArray[Any], label: str) -> Picture:
     low, high = float(pixels.min()), float(pixels.max())
     if low < -_RANGE_SLACK or high > 1 + _RANGE_SLACK:
         hint = "; divide by 255?" if low >= -_RANGE_SLACK and 2 < high <= 255 else ""
-        raise ImageError(f"{label}: floats must be in [0, 1], these are in [{low:.4g}, {high:.4g}]{hint}")
+        raise ImageError(f"{label}: floats must be in [0, 1], these are in [{low:.8g}, {high:.8g}]{hint}")
     pixels = np.clip(pixels.astype(np.float32), 0, 1)
     if pixels.shape[2] == 4:
         return _over_white(pixels[..., :3], pixels[..., 3:])

@@ -141,7 +141,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises: SettingsError if it cannot be read, is not TOML (with the line), or has an unknown key.
     """
     try:
-        values = tomllib.loads(Path(path).read_text("utf-8"))
+        values = tomllib.loads(Path(path).read_text("utf-8-sig"))  # with the mark that Windows puts first
     except OSError as error:
         raise SettingsError(f"config {path}: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -269,7 +269,11 @@ def _layers(name: str, value: Any) -> dict[str, float]:
             pairs = [str(item).partition("=") for item in value]
         except TypeError:
             raise _fail(name, value, "tap names, or a mapping of tap name to weight") from None
-        value = {tap.strip(): weight or 1.0 for tap, _, weight in pairs}
+        if any(equals and not weight.strip() for _, equals, weight in pairs):
+            raise _fail(name, ",".join("".join(pair) for pair in pairs), "a number behind each '='")
+        value = {tap.strip(): weight if equals else 1.0 for tap, equals, weight in pairs}
+        if len(value) < len(pairs):
+            raise _fail(name, ",".join("".join(pair) for pair in pairs), "each tap once")
     if not value:
         raise _fail(name, value, "at least one tap")
     return {str(tap): _weight(f"{name}: {tap}", weight) for tap, weight in value.items()}

@@ -64,6 +64,7 @@ def iterate(
     Returns: an iterator over the steps of all scales. Inputs are read and checked before it is returned.
     Raises: as `stylize`; DivergedError while iterating.
     """
+    _check_settings(settings)
     start = _load_start(settings.init)
     if content is None and _sequence(styles) and (settings.init == "content" or settings.colors != "style"):
         raise SettingsError("without a content image, init must be noise, style or a picture, and colors style")
@@ -83,6 +84,7 @@ def loss_and_gradient(image: Any, content: Any, styles: Any, settings: Settings 
         resized to it, the styles at the size the schedule would use for it. The rest as for `stylize`.
     Raises: RequestError if an input or setting is wrong.
     """
+    _check_settings(settings)
     picture = images.load_image(image, name="image")
     problem = _prepare(content, styles, settings, max(picture.shape))
     engine = problem.machine.engine
@@ -132,6 +134,8 @@ def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start:
     paintings = [images.load_image(style.image, name=f"style {i + 1}") for i, style in enumerate(painted)]
     if photo is None and not paintings:
         raise SettingsError("neither a content nor a style image: nothing to do")
+    if painted and not any(style.weight for style in painted):
+        raise SettingsError("the weights of all styles are 0: leave the styles out, or give one a weight")
     shape = (paintings[0] if photo is None else photo).shape[:2]
     if photo is not None and settings.colors == "match":
         paintings = [color.match(painting, photo) for painting in paintings]
@@ -235,6 +239,11 @@ def _memory(engine: Any) -> Iterator[None]:
         yield
     except (MemoryError, *engine.memory_errors):
         raise RunError("out of memory; use a smaller size, or precision=bfloat16") from None
+
+
+def _check_settings(settings: Any) -> None:
+    if not isinstance(settings, Settings):
+        raise SettingsError(f"settings: expected a stylekeras.Settings, not {type(settings).__name__}")
 
 
 def _load_start(init: str) -> np.ndarray | None:

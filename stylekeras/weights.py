@@ -160,6 +160,14 @@ def layer_shapes(backbone: str) -> dict[str, tuple[int, int, int, int]]:
     return shapes
 
 
+def nearest_layer(tap: str, known: Iterable[str]) -> str:
+    """`nearest` for a layer's name, which may be the paper's: conv4_2 is `block4_conv2`."""
+    known = list(known)
+    paper = re.fullmatch(r"(?:conv|relu)_?([1-5])_([1-4])", tap.strip().lower())
+    ours = f"block{paper[1]}_conv{paper[2]}" if paper else tap
+    return f"; did you mean {ours!r}?" if ours in known else nearest(tap, known)
+
+
 def deepest(backbone: str, taps: Iterable[str]) -> str:
     """The deepest of the taps.
 
@@ -169,7 +177,7 @@ def deepest(backbone: str, taps: Iterable[str]) -> str:
     taps = list(taps)
     for tap in taps:
         if tap not in known:
-            raise SettingsError(f"layer {tap!r} is not in {backbone}{nearest(tap, known)}")
+            raise SettingsError(f"layer {tap!r} is not in {backbone}{nearest_layer(tap, known)}")
     return max(taps, key=known.index)
 
 
@@ -844,13 +852,15 @@ def save(weights: Weights, path: str | os.PathLike[str], *, overwrite: bool = Fa
                 np.savez(stream, **arrays)  # type: ignore[arg-type]
         else:
             try:
-                from safetensors.numpy import save_file
+                from safetensors.numpy import save as serialized
             except ImportError as error:
                 raise WeightsError(
                     f"{path}: needs the safetensors package: pip install 'stylekeras[safetensors]'"
                 ) from error
             texts |= {name: json.dumps(values) for name, values in numbers.items()}
-            save_file(arrays, temporary, metadata=texts)
+            # Written here: the library's own files are for their owner only, whatever the umask.
+            with temporary.open("xb") as stream:
+                stream.write(serialized(arrays, metadata=texts))
         temporary.replace(path)
     except WeightsError:
         raise

@@ -143,7 +143,9 @@ def test_it_is_frozen_and_ends_with_the_deepest_tap(small):
         ("block4_conv5", "did you mean 'block4_conv3'"),
         ("block1_conv", "did you mean 'block1_conv"),
         ("block3_conv4", "did you mean 'block3_conv"),
-        ("relu4_1", "known: block1_conv1, block1_conv2"),
+        ("relu4_1", "did you mean 'block4_conv1'"),
+        ("conv5_3", "did you mean 'block5_conv3'"),
+        ("conv9_9", "known: block1_conv1, block1_conv2"),
         ("block1_pool", "block1_conv"),
     ],
 )

@@ -315,6 +315,15 @@ def test_a_recipe_tells_no_folder(run, folder, monkeypatch):
     assert str(folder) not in json.dumps(made)
 
 
+@pytest.mark.parametrize("target", ["photo.png", "paint.png"])
+def test_an_input_is_never_overwritten(run, folder, target):
+    before = (folder / target).read_bytes()
+    code, _, err = run("stylize", "photo.png", "paint.png", "-o", target, "--overwrite", *TINY)
+    assert code == 2
+    assert "one of the inputs" in err
+    assert (folder / target).read_bytes() == before
+
+
 @pytest.mark.parametrize("after", [0, 2])
 def test_an_interruption_keeps_the_picture_so_far(run, folder, stopping, after):
     stopping(KeyboardInterrupt(), after)
@@ -354,7 +363,7 @@ def test_ctrl_c(folder):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert all(json.loads(line) for line in rest.splitlines())
+    assert json.loads(rest.splitlines()[-1]) == {"event": "interrupted", "path": "out.png"}
     assert err.splitlines()[-1] == "interrupted; the picture so far is in out.png"
     assert "Traceback" not in err
     assert "absl" not in err

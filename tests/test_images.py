@@ -351,8 +351,6 @@ def test_odd_paths():
         images.load_image("a\0b.png")
     with pytest.raises(ImageError, match="name too long"):
         images.load_image("x" * 5000 + ".png")
-    with pytest.raises(ImageError, match="is a folder"):
-        images.load_image("")
 
 
 def test_no_permission(tmp_path, monkeypatch):
@@ -442,6 +440,11 @@ def test_a_pil_image_of_a_file_cut_short(tmp_path):
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-40])
     with Image.open(tmp_path / "cut.png") as opened, pytest.raises(ImageError, match="style image: damaged"):
         images.load_image(opened, name="style image")
+
+
+def test_an_empty_name():
+    with pytest.raises(ImageError, match="content: the file name is empty"):
+        images.load_image("", name="content")
 
 
 def array_with(value, dtype=np.float32):
@@ -630,6 +633,27 @@ def test_npy_is_read_as_an_array(tmp_path):
     assert read.flags.writeable
     np.save(tmp_path / "grey.npy", np.full((40, 33), 65535, ">u2"))
     assert np.array_equal(load(tmp_path / "grey.npy"), np.ones((40, 33, 3), np.float32))
+
+
+def test_npy_a_little_outside_is_clipped_and_says_so(tmp_path, caplog):
+    array = np.full((40, 40, 3), 0.5, np.float32)
+    array[0, 0] = (-0.01, 1.02, 0.25)
+    images.save_image(tmp_path / "out.npy", array)
+    assert np.array_equal(load(tmp_path / "out.npy"), np.clip(array, 0, 1))
+    assert [record.message.split(": ")[1] for record in caplog.records] == ["values outside [0, 1] are clipped"]
+    np.save(tmp_path / "far.npy", np.full((40, 40, 3), 127, np.float32))
+    with pytest.raises(ImageError, match="divide by 255"):
+        load(tmp_path / "far.npy")
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path):
+    path = tmp_path / "photo.png"
+    images.save_image(path, picture())
+    (tmp_path / "link.png").symlink_to(path)
+    for name in ("photo.png", "link.png"):
+        with pytest.raises(OutputError, match="one of the inputs"):
+            images.check_output(tmp_path / name, overwrite=True, inputs=["missing.png", "noise", path])
+    images.check_output(tmp_path / "other.png", inputs=[path])
 
 
 def test_npy_that_is_not_usable(tmp_path, monkeypatch):

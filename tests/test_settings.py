@@ -125,6 +125,8 @@ def test_accepted(name, value, wanted):
         ("seed", 0.5, "a whole number"),
         ("content_layers", {}, "at least one tap"),
         ("style_layers", "", "at least one tap"),
+        ("style_layers", "block1_conv1=", "a number behind each"),
+        ("style_layers", "block1_conv1,block1_conv1=2", "each tap once"),
         ("style_layers", 5, "tap names, or a mapping"),
         ("style_layers", None, "tap names, or a mapping"),
     ],
@@ -258,6 +260,8 @@ def test_read_config(tmp_path):
     )
     values = read_config(file)
     assert values == {"size": 300, "min_size": "none", "steps": [5, 6], "style_layers": {**TAPS}}
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert read_config(file) == values
     chosen = Settings(**values)
     assert (chosen.size, chosen.min_size, chosen.steps, chosen.style_layers) == (300, None, (5, 6), TAPS)
     assert read_config(str(file)) == values

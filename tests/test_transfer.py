@@ -309,6 +309,7 @@ def test_reconstructing_the_style_alone():
         (_picture(1, 20, 60), STYLE, {}, "content: 60 x 20 px is too small; at least 32 px"),
         (CONTENT, [STYLE, _picture(1, 31, 60)], {}, "style 2: 60 x 31 px is too small"),
         (_picture(1, 40, 160), STYLE, {"size": 100}, "makes this picture 100x25; .* use at least size=126"),
+        (CONTENT, [sk.Style(STYLE, weight=0), sk.Style(STYLE, weight=0)], {}, "weights of all styles are 0"),
         (CONTENT, STYLE, {"init": "gone.png"}, r"init.*gone\.png"),
         (CONTENT, STYLE, {"init": "contnet"}, "did you mean 'content'"),
         (CONTENT, STYLE, {"style_layers": {"block9_conv1": 1.0}}, "layer 'block9_conv1' is not in vgg16"),
@@ -319,6 +320,12 @@ def test_what_cannot_work_is_said_before_the_first_step(content, styles, changes
     """By the call itself, not by the first `next`."""
     with pytest.raises(sk.RequestError, match=message):
         sk.iterate(content, styles, _settings(**changes))
+
+
+def test_settings_that_are_none():
+    for call in (sk.stylize, sk.iterate, lambda *given: sk.loss_and_gradient(CONTENT, *given)):
+        with pytest.raises(sk.SettingsError, match=r"expected a stylekeras\.Settings, not dict"):
+            call(CONTENT, STYLE, {"size": 96})
 
 
 def test_layers_that_are_not_used_are_not_looked_for():
@@ -521,7 +528,7 @@ def test_out_of_memory_is_a_clear_error(monkeypatch):
 
 def test_weights_that_are_all_zero_are_refused():
     with pytest.raises(sk.SettingsError, match="nothing to optimize"):
-        sk.stylize(CONTENT, sk.Style(STYLE, weight=0), _settings(content_weight=0))
+        sk.stylize(CONTENT, STYLE, _settings(content_weight=0, style_layers={"block1_conv1": 0.0}))
     with pytest.raises(sk.SettingsError, match="needs a style image"):
         sk.iterate(CONTENT, [], _settings(init="style"))
 

@@ -231,6 +231,8 @@ def test_save_and_load(small, tmp_path, ending):
     assert read.sha256 == read.card.sha256 == hashlib.sha256(written.read_bytes()).hexdigest()
     assert read.source == str(written)
     assert [item.name for item in tmp_path.iterdir()] == [written.name]  # no temporary file is left
+    (tmp_path / "plain").touch()
+    assert written.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert "block3_conv1/kernel is missing" in refusal(written, last=None)
     assert list(load(written, last="block1_conv2").layers) == ["block1_conv1", "block1_conv2"]
 

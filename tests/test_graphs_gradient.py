@@ -343,6 +343,56 @@ def test_max_pooling_with_ties_is_tensorflow_s(kernel, strides, padding):
     np.testing.assert_allclose(found.transpose(0, 2, 3, 1), tape.gradient(loss, variable), atol=1e-5)
 
 
+WINDOWS = {
+    "conv": ("Conv", {"pads": [1, 1, 1, 1]}, lambda tf, x, w: tf.nn.conv2d(x, w, 1, "SAME")),
+    "strided": ("Conv", {"strides": [2, 3]}, lambda tf, x, w: tf.nn.conv2d(x, w, (2, 3), "VALID")),
+    "dilated": ("Conv", {"dilations": [2, 2]}, lambda tf, x, w: tf.nn.conv2d(x, w, 1, "VALID", dilations=2)),
+    "same": (
+        "Conv",
+        {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+        lambda tf, x, w: tf.nn.conv2d(x, w, 2, "SAME"),
+    ),
+    "average": (
+        "AveragePool",
+        {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"},
+        lambda tf, x, w: tf.nn.avg_pool2d(x, 3, 2, "SAME"),
+    ),
+    "average-tiles": (
+        "AveragePool",
+        {"kernel_shape": [2, 2], "strides": [2, 2]},
+        lambda tf, x, w: tf.nn.avg_pool2d(x, 2, 2, "VALID"),
+    ),
+    "linear": ("Resize", {"mode": "linear"}, lambda tf, x, w: tf.image.resize(x, (14, 24), "bilinear")),
+    "nearest": ("Resize", {"mode": "nearest"}, lambda tf, x, w: tf.image.resize(x, (14, 24), "nearest")),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_are_tensorflow_s(name):
+    import tensorflow as tf
+
+    kind, options, function = WINDOWS[name]
+    random = np.random.default_rng(SEED)
+    x = random.normal(size=(2, 7, 8, 3)).astype(np.float32)
+    weights = random.normal(size=(3, 3, 3, 4)).astype(np.float32)
+    inputs = {"Conv": ["x", "w"], "AveragePool": ["x"], "Resize": ["x", "", "scales"]}[kind]
+    constants = {"w": weights.transpose(3, 2, 0, 1), "scales": floats(1, 1, 2, 3)}
+    nodes = [
+        helper.make_node(kind, inputs, ["y"], **options),
+        helper.make_node("Mul", ["y", "y"], ["square"]),
+        helper.make_node("ReduceSum", ["square"], ["loss"], keepdims=0),
+    ]
+    used = {key: value for key, value in constants.items() if key in inputs}
+    model = model_of(nodes, {"x": ["n", 3, "h", "w"]}, {"loss": []}, used)
+    with tf.GradientTape() as tape:
+        variable = tf.convert_to_tensor(x)
+        tape.watch(variable)
+        loss = tf.reduce_sum(function(tf, variable, weights) ** 2)
+    found = gradient_of(append_gradient(model, "loss", ["x"]), "x", x.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+    expected = tape.gradient(loss, variable).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
 def network(random, opset=18):
     """Two convolutions with a skip, pooling between, and the loss of a Gram matrix: what a style loss is made of."""
     constants = {

@@ -96,7 +96,13 @@ def settings(given: Mapping[str, Any], config: str | None, defaults: Mapping[str
 
     Raises: SettingsError for an unknown name or an impossible value.
     """
-    values = {**(read_config(config) if config is not None else {}), **given}
+    filed = {} if config is None else read_config(config)
+    for name, value in filed.items():
+        try:
+            sk.Settings(**{name: value})
+        except sk.SettingsError as error:
+            raise sk.SettingsError(f"config {config}: {error}") from None
+    values = {**filed, **given}
     preset = values.pop("preset", None)
     named = presets().get(preset, {}) if isinstance(preset, str) else {}
     first = {name: value for name, value in (defaults or {}).items() if name not in named}

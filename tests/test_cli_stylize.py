@@ -45,6 +45,7 @@ def folder(tmp_path, monkeypatch):
     (work / "old.png").write_bytes(b"an old picture")
     (work / "bad.toml").write_text("size = = 3")
     (work / "unknown.toml").write_text("sise = 3")
+    (work / "wrong.toml").write_text("strength = 0.5\nsize = true")
     return work
 
 
@@ -215,6 +216,7 @@ BAD = {
     "no config": (["photo.png", "paint.png", "--config", "no.toml"], "no.toml"),
     "bad config": (["photo.png", "paint.png", "--config", "bad.toml"], "not valid TOML"),
     "unknown key": (["photo.png", "paint.png", "--config", "unknown.toml"], "did you mean 'size'?"),
+    "bad value in a config": (["photo.png", "paint.png", "--config", "wrong.toml"], "config wrong.toml: size=True"),
 }
 
 

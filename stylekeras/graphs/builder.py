@@ -98,8 +98,6 @@ class Builder:
             dims = known[slice(start, end)]
             if all(isinstance(dim, int) for dim in dims):
                 return self.constant(np.array(dims, np.int64))
-        if start is None and end is None:
-            return self.op("Shape", tensor)
         return self.op("Shape", tensor, start=start, end=end)
 
     def join(self, *vectors: str) -> str:
@@ -109,6 +107,10 @@ class Builder:
     def reshape(self, tensor: str, like: str) -> str:
         """`tensor` in the shape of `like`, sizes of 0 included."""
         return self.op("Reshape", tensor, self.shape(like), allowzero=1)
+
+    def cast(self, tensor: str, kind: int) -> str:
+        """`tensor` as an ONNX element type; itself if it is known to have it."""
+        return tensor if self.types.get(tensor) == kind else self.op("Cast", tensor, to=kind)
 
     def wide(self, tensor: str) -> int:
         """The type to count and to sum in: float32 for float16 and bfloat16, otherwise the tensor's own."""

@@ -288,21 +288,21 @@ def _backward(b: Builder, graph: onnx.GraphProto, cotangents: dict[str, str], in
         reached = [i for i, name in enumerate(node.output) if name in parts and name in depends]
         if not reached or not any(name in depends for name in _reads(node)):
             continue
+        kind = node.op_type if node.domain in _STANDARD else f"{node.domain}.{node.op_type}"
+        wanted = frozenset(i for i, name in enumerate(node.input) if name in depends)
         label = node.name or node.output[0]
-        if node.domain not in _STANDARD or node.op_type not in RULES:
-            kind = f"{node.domain}.{node.op_type}" if node.domain not in _STANDARD else node.op_type
-            raise GraphError(f"cannot differentiate {kind} ({label}): there is no rule for this operator")
+        view = Node(kind, label, list(node.input), list(node.output), attributes(node), wanted, constants)
+        if kind not in RULES:
+            raise view.refuse("there is no rule for this operator")
         for name in (*node.input, *node.output):
             if name and (name not in b.types or name not in b.shapes):
                 what = "rank" if name in b.types else "type"
-                raise GraphError(f"cannot differentiate {node.op_type} ({label}): the {what} of {name!r} is not known")
-        wanted = frozenset(i for i, name in enumerate(node.input) if name in depends)
-        view = Node(node.op_type, label, list(node.input), list(node.output), attributes(node), wanted, constants)
+                raise view.refuse(f"the {what} of {name!r} is not known")
         try:
-            found = RULES[node.op_type](b, view, {i: _total(b, parts, node.output[i]) for i in reached})
+            found = RULES[kind](b, view, {i: _total(b, parts, node.output[i]) for i in reached})
+        except GraphError:
+            raise
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            if isinstance(error, GraphError):
-                raise
             raise view.refuse(f"its form is not known ({type(error).__name__}: {error})") from error
         for i, cotangent in found.items():
             if i in wanted:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import onnx
 
 from stylekeras.errors import GraphError
 from stylekeras.graphs.builder import FLOATS, Builder, as_list
@@ -19,6 +20,7 @@ from stylekeras.graphs.builder import FLOATS, Builder, as_list
 Cotangents: TypeAlias = Mapping[int, str]
 Rule: TypeAlias = Callable[[Builder, "Node", Cotangents], Cotangents]
 
+_INT64 = int(onnx.TensorProto.INT64)
 _BEFORE_FIRST = np.iinfo(np.int64).min
 
 
@@ -162,12 +164,9 @@ def _div(b: Builder, node: Node, g: Cotangents) -> Cotangents:
 
 def _pow(b: Builder, node: Node, g: Cotangents) -> Cotangents:
     (x, exponent), y = node.inputs, node.outputs[0]
-    if b.types[exponent] != b.types[x]:
-        if node.wants(1):
-            raise node.refuse("its exponent depends on the input and has another type")
-        power = b.op("Cast", exponent, to=b.types[x])
-    else:
-        power = exponent
+    if b.types[exponent] != b.types[x] and node.wants(1):
+        raise node.refuse("its exponent depends on the input and has another type")
+    power = b.cast(exponent, b.types[x])
     found = {}
     if node.wants(0):
         value = node.constant(1)
@@ -193,17 +192,22 @@ def _where(b: Builder, node: Node, g: Cotangents) -> Cotangents:
 
 def _extreme(b: Builder, node: Node, g: Cotangents) -> Cotangents:
     """Max and Min: the first of equal inputs gets all."""
-    y, found, free = node.outputs[0], {}, ""
-    for i, x in enumerate(node.inputs):
-        mine = b.op("Equal", x, y)
-        if free:
-            mine = b.op("And", mine, free)
-        if node.wants(i):
-            found[i] = b.sum_to(b.op("Where", mine, g[0], b.like(0, y)), x, y)
-        if i + 1 < len(node.inputs):
-            others = b.op("Not", mine)
+    y = node.outputs[0]
+    masks = _first_equal(b, node.inputs, y)
+    return {i: b.sum_to(b.op("Where", masks[i], g[0], b.like(0, y)), node.inputs[i], y) for i in sorted(node.wanted)}
+
+
+def _first_equal(b: Builder, candidates: list[str], chosen: str) -> list[str]:
+    """For each candidate where it is the first that equals `chosen`."""
+    masks: list[str] = []
+    free = ""
+    for i, candidate in enumerate(candidates):
+        mine = b.op("Equal", candidate, chosen)
+        masks.append(b.op("And", mine, free) if free else mine)
+        if i + 1 < len(candidates):
+            others = b.op("Not", masks[-1])
             free = b.op("And", free, others) if free else others
-    return found
+    return masks
 
 
 # Matrix products
@@ -284,7 +288,7 @@ def _transpose(b: Builder, node: Node, g: Cotangents) -> Cotangents:
     rank = b.rank(node.inputs[0])
     if rank < 2:
         return {0: g[0]}
-    order = as_list(node.attributes.get("perm"), rank, 0) if "perm" in node.attributes else list(range(rank))[::-1]
+    order = node.attributes.get("perm", range(rank)[::-1])
     return {0: b.op("Transpose", g[0], perm=[int(i) for i in np.argsort(order)])}
 
 
@@ -371,15 +375,15 @@ def _slice(b: Builder, node: Node, g: Cotangents) -> Cotangents:
     steps = node.constant(4)
     if node.has(4) and (steps is None or np.any(steps != 1)):
         result = g[0]
+        given = [b.cast(name, _INT64) for name in (starts, ends, node.inputs[4])]
         for place, axis in enumerate(axes):
-            given = (b.op("Cast", name, to=7) for name in (starts, ends, node.inputs[4]))  # to int64
             at = [b.op("Slice", name, b.ints(place), b.ints(place + 1)) for name in given]
             rows = b.op("Slice", _eye(b, x, axis), at[0], at[1], b.ints(0), at[2])
             result = _along(b, result, rows, axis, rank)
         return {0: result}
     size = b.op("Gather", b.shape(x), b.ints(*axes))
     length = b.op("Gather", b.shape(node.outputs[0]), b.ints(*axes))
-    start = b.op("Cast", starts, to=7)  # to int64
+    start = b.cast(starts, _INT64)
     if first is None or np.any(first < 0):
         start = b.op("Where", b.op("Less", start, b.ints(0)), b.op("Add", start, size), start)
         start = b.op("Max", start, b.ints(0))
@@ -479,9 +483,8 @@ def _batch_normalization(b: Builder, node: Node, g: Cotangents) -> Cotangents:
         raise node.refuse("its parameters depend on the input")
     x, scale, _, _, variance = node.inputs
     epsilon = b.like(node.attributes.get("epsilon", 1e-5), variance)
-    if b.types[scale] != b.types[variance]:
-        scale = b.op("Cast", scale, to=b.types[variance])
-    factor = b.op("Div", scale, b.op("Sqrt", b.op("Add", variance, epsilon)))
+    deviation = b.op("Sqrt", b.op("Add", variance, epsilon))
+    factor = b.op("Div", b.cast(scale, b.types[variance]), deviation)
     if b.types[variance] != b.types[x]:
         factor = b.op("Cast", factor, to=b.types[x])
     columns = b.op("Reshape", factor, b.ints(1, -1, *[1] * (b.rank(x) - 2)))
@@ -540,11 +543,15 @@ def _padding(b: Builder, node: Node, window: _Window) -> str:
     """Pixels added before the first, as a vector."""
     if window.begin is not None:
         return b.ints(*window.begin)
-    size, count = b.shape(node.inputs[0], 2), b.shape(node.outputs[0], 2)
-    span = b.op("Mul", b.op("Sub", count, b.ints(1)), b.ints(*window.strides))
-    total = b.op("Max", b.op("Sub", b.op("Add", span, b.ints(*[r + 1 for r in window.reach])), size), b.ints(0))
+    total = b.op("Max", b.op("Sub", _covered(b, node, window), b.shape(node.inputs[0], 2)), b.ints(0))
     half = b.op("Div", total, b.ints(2))
     return half if window.auto == "SAME_UPPER" else b.op("Sub", total, half)
+
+
+def _covered(b: Builder, node: Node, window: _Window) -> str:
+    """Pixels from the first window's first to the last window's last, as a vector."""
+    span = b.op("Mul", b.op("Sub", b.shape(node.outputs[0], 2), b.ints(1)), b.ints(*window.strides))
+    return b.op("Add", span, b.ints(*[r + 1 for r in window.reach]))
 
 
 def _kernel(b: Builder, node: Node, weights: str) -> list[int]:
@@ -568,20 +575,21 @@ def _conv(b: Builder, node: Node, g: Cotangents) -> Cotangents:
 
 
 def _conv_input(b: Builder, node: Node, window: _Window, g: str, group: int) -> str:
-    weights, count = node.inputs[1], len(window.kernel)
+    weights = node.inputs[1]
     if all(stride == 1 for stride in window.strides) and window.begin is not None and window.end is not None:
         pads = [r - p for r, p in zip(window.reach * 2, window.begin + window.end, strict=True)]
         if min(pads) >= 0:
-            flipped = _flipped(b, node, weights, count, group)
+            flipped = _flipped(b, node, window, group)
             return b.op("Conv", g, flipped, pads=pads, dilations=window.dilations, group=group)
     spread = b.op("ConvTranspose", g, weights, strides=window.strides, dilations=window.dilations, group=group)
     return _placed(b, spread, node, window)
 
 
-def _flipped(b: Builder, node: Node, weights: str, count: int, group: int) -> str:
+def _flipped(b: Builder, node: Node, window: _Window, group: int) -> str:
     """The kernel of the transposed convolution: turned around, channels in and out exchanged."""
+    weights, count = node.inputs[1], len(window.kernel)
     turned = weights
-    if max(_kernel(b, node, weights)) > 1:
+    if max(window.kernel) > 1:
         axes = b.ints(*range(2, 2 + count))
         ends = b.ints(*[_BEFORE_FIRST] * count)
         turned = b.op("Slice", weights, b.ints(*[-1] * count), ends, axes, b.ints(*[-1] * count))
@@ -657,17 +665,9 @@ def _max_pool_tiles(b: Builder, x: str, y: str, g: str, k: int) -> str:
     """Windows side by side: one image per place in the window, put together again by DepthToSpace."""
     axes, zero = b.ints(2, 3), b.like(0, x)
     whole = b.op("Mul", b.shape(y, 2), b.ints(k))
-    parts, free = [], ""
-    for place in range(k * k):
-        row, column = divmod(place, k)
-        values = b.op("Slice", x, b.ints(row, column), whole, axes, b.ints(k, k))
-        mine = b.op("Equal", values, y)
-        if free:
-            mine = b.op("And", mine, free)
-        parts.append(b.op("Where", mine, g, zero))
-        if place + 1 < k * k:
-            others = b.op("Not", mine)
-            free = b.op("And", free, others) if free else others
+    places = [b.ints(*divmod(place, k)) for place in range(k * k)]
+    values = [b.op("Slice", x, place, whole, axes, b.ints(k, k)) for place in places]
+    parts = [b.op("Where", mine, g, zero) for mine in _first_equal(b, values, y)]
     joined = b.op("DepthToSpace", b.op("Concat", *parts, axis=1), blocksize=k, mode="DCR")
     # Rows and columns that fill no window.
     missing = b.op("Sub", b.shape(x, 2), whole)
@@ -699,14 +699,13 @@ def _average_pool(b: Builder, node: Node, g: Cotangents) -> Cotangents:
 
 def _pooled_count(b: Builder, node: Node, window: _Window, ones: str, *, include_pad: bool) -> str:
     """How many pixels each window averages, (1, 1, ...)."""
-    x, y, count = node.inputs[0], node.outputs[0], len(window.kernel)
+    x, count = node.inputs[0], len(window.kernel)
     zeros = b.ints(*[0] * count)
     size = b.shape(x, 2)
     begin = _padding(b, node, window)
     field = b.op("Expand", b.like(1, x), b.join(b.ints(1, 1), size))
     axes = b.ints(*range(2, 2 + count))
-    span = b.op("Mul", b.op("Sub", b.shape(y, 2), b.ints(1)), b.ints(*window.strides))
-    needed = b.op("Add", span, b.ints(*[r + 1 for r in window.reach]))
+    needed = _covered(b, node, window)
     # Behind the input: padding, then what windows of ceil_mode hang over.
     end = b.op("Max", b.op("Sub", b.op("Sub", needed, size), begin), zeros)
     if include_pad:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from stylekeras import losses
 from stylekeras.settings import Settings
 
@@ -47,9 +49,9 @@ def content_target(ops: Any, features: Features, taps: Mapping[str, float], *, r
     return {
         tap: {
             "features": features[tap],
-            "scale": _scale(
-                ops, ops.mean(ops.square(features[tap])) if relative else ops.ones((), features[tap].dtype)
-            ),
+            "scale": ops.maximum(ops.mean(ops.square(features[tap])), _SMALLEST_SCALE)
+            if relative
+            else ops.ones((), features[tap].dtype),
         }
         for tap in taps
     }
@@ -60,12 +62,16 @@ def style_sums(ops: Any, style_loss: ModuleType, features: Features, taps: Mappi
     return {tap: {"sums": style_loss.measure(ops, features[tap]), "count": _count(ops, features[tap])} for tap in taps}
 
 
-def style_target(ops: Any, style_loss: ModuleType, sums: Arrays, *, relative: bool) -> Arrays:
-    """Per tap: what the picture's sums are compared with, and the scale its loss is divided by."""
+def style_target(style_loss: ModuleType, sums: Arrays, *, relative: bool) -> Arrays:
+    """Per tap: what the picture's sums are compared with, and the scale its loss is divided by.
+
+    Args: `style_sums` of the style image as NumPy arrays. Returns: NumPy arrays, float64.
+    """
     targets = {}
     for tap, measured in sums.items():
-        target = style_loss.target(ops, measured["sums"], measured["count"])
-        scale = _scale(ops, style_loss.scale(ops, target) if relative else ops.ones_like(measured["count"]))
+        wide = {name: np.asarray(value, np.float64) for name, value in measured["sums"].items()}
+        target = style_loss.target(wide, float(measured["count"]))
+        scale = max(float(style_loss.scale(target)), _SMALLEST_SCALE) if relative else 1.0
         targets[tap] = {"target": target, "scale": scale}
     return targets
 
@@ -118,10 +124,6 @@ def combine(
     terms["tv"] = sums["tv"]["sum"] / sums["tv"]["count"]
     loss = weights["content"] * terms["content"] + weights["style"] * terms["style"] + weights["tv"] * terms["tv"]
     return loss, terms
-
-
-def _scale(ops: Any, value: Any) -> Any:
-    return ops.maximum(value, _SMALLEST_SCALE)
 
 
 def _count(ops: Any, features: Any) -> Any:

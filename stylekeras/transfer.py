@@ -300,8 +300,8 @@ def _targets(problem: _Problem, shape: tuple[int, int], *, margin: int) -> Any:
     for image, style in problem.styles:
         longest = max(round(max(shape) * style.scale), pyramid.smallest_longest(image.shape[:2]))
         seen = features(images.fit(image, longest))
-        sums = objective.style_sums(engine.ops, style_loss, seen, settings.style_layers)
-        targets.append(objective.style_target(engine.ops, style_loss, sums, relative=relative))
+        sums = engine.array(objective.style_sums(engine.ops, style_loss, seen, settings.style_layers))
+        targets.append(engine.tensor(objective.style_target(style_loss, sums, relative=relative)))
     return {"content": content, "styles": targets}
 
 

@@ -98,7 +98,7 @@ def test_targets_of_the_objective_are_arguments(engine, rng, style_loss):
         sums = objective.style_sums(engine.ops, module, taps(_image(engine, rng, style_shape)), {"two": 1.0})
         targets = {
             "content": objective.content_target(engine.ops, content, {"one": 1.0}, relative=True),
-            "styles": [objective.style_target(engine.ops, module, sums, relative=True)],
+            "styles": [engine.tensor(objective.style_target(module, engine.array(sums), relative=True))],
         }
         chosen = sk.Settings(
             strength=strength, loss_scale="relative", content_layers={"one": 1.0}, style_layers={"two": 1.0}

@@ -125,10 +125,7 @@ def test_the_objective_traced_is_the_objective_computed(relative):
         "content": objective.content_target(numpy_ops, content, weights["content_layers"], relative=relative),
         "styles": [
             objective.style_target(
-                numpy_ops,
-                gram,
-                objective.style_sums(numpy_ops, gram, style, weights["style_layers"]),
-                relative=relative,
+                gram, objective.style_sums(numpy_ops, gram, style, weights["style_layers"]), relative=relative
             )
             for style in styles
         ],

@@ -54,7 +54,7 @@ def _targets(ops, setup, extract, tensor):
     styles = []
     for picture, _ in setup.styles:
         sums = objective.style_sums(ops, module, extract(tensor(picture[None])), setup.style_layers)
-        styles.append(objective.style_target(ops, module, sums, relative=setup.relative))
+        styles.append(tensor(objective.style_target(module, sums, relative=setup.relative)))
     return {"content": content, "styles": styles}
 
 
@@ -68,13 +68,17 @@ def _objective(ops, setup, extract):
     return compute
 
 
+def _as_it_is(value):
+    return value
+
+
 def _through_numpy(setup, image):
     """Loss and terms by stylekeras' own functions, `ops` being NumPy."""
 
     def extract(batch):
         return {name: features[None] for name, features in reference.forward(setup.network, batch[0])[0].items()}
 
-    targets = _targets(numpy_ops, setup, extract, np.asarray)
+    targets = _targets(numpy_ops, setup, extract, _as_it_is)
     return _objective(numpy_ops, setup, extract)(image[None], targets, _scalars(setup))
 
 
@@ -195,7 +199,7 @@ def test_a_relative_loss_does_not_change_with_the_features_size(rng, style_loss)
         return {name: 10 * value[None] for name, value in reference.forward(setup.network, batch[0])[0].items()}
 
     loss, _ = _through_numpy(setup, image)
-    targets = _targets(numpy_ops, setup, larger, np.asarray)
+    targets = _targets(numpy_ops, setup, larger, _as_it_is)
     scaled, _ = _objective(numpy_ops, setup, larger)(image[None], targets, _scalars(setup))
     assert scaled == pytest.approx(loss, rel=1e-9)
 
@@ -208,7 +212,7 @@ def test_a_relative_loss_survives_a_target_without_features(rng):
 
     for style_loss in ("gram", "wasserstein"):
         dead = setup._replace(style_loss=style_loss)
-        targets = _targets(numpy_ops, dead, nothing, np.asarray)
+        targets = _targets(numpy_ops, dead, nothing, _as_it_is)
         loss, _ = _objective(numpy_ops, dead, nothing)(setup.content[None], targets, _scalars(dead))
         assert np.isfinite(loss)
 

@@ -1,12 +1,14 @@
 """Style losses, one file each. A style loss is a module with five functions, all pure:
 
 - `measure(ops, features) -> sums`: features (1, h, w, c) to a dict of arrays that add up over pixels;
-- `target(ops, sums, count) -> target`: a style image's sums over `count` pixels to what is compared with;
+- `target(sums, count) -> target`: a style image's sums over `count` pixels to what is compared with;
+- `scale(target) -> scalar`: the size of the target, which relative losses are divided by;
 - `compare(ops, sums, count, target) -> scalar`: the distance, the contract's unweighted term of one tap;
-- `scale(ops, target) -> scalar`: the size of the target, which relative losses are divided by;
 - and its docstring, which gives the formula and its source.
 
-`ops` is a namespace with NumPy's names (`keras.ops` in the engines). Adding a style loss is adding a file here.
+`ops` is a namespace with NumPy's names (`keras.ops` in most engines). `target` and `scale` are called once for a
+picture, not at every step, and get and return NumPy arrays in float64, so every engine has the same. Adding a style
+loss is adding a file here.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 Arrays = dict[str, Any]
 
 
@@ -26,16 +28,16 @@ def measure(ops: Any, features: Any) -> Arrays:
     return {"gram": gram(ops, features)}
 
 
-def target(ops: Any, sums: Arrays, count: Any) -> Arrays:
+def target(sums: Arrays, count: Any) -> Arrays:
     """{"gram": (c, c)} per pixel, from sums over `count` pixels."""
     return {"gram": sums["gram"] / count}
+
+
+def scale(target: Arrays) -> Any:
+    """mean((A / M')^2), as the contract has it."""
+    return np.mean(np.square(target["gram"]))
 
 
 def compare(ops: Any, sums: Arrays, count: Any, target: Arrays) -> Any:
     """Mean squared difference of the Gram matrices per pixel; a scalar."""
     return ops.mean(ops.square(sums["gram"] / count - target["gram"]))
-
-
-def scale(ops: Any, target: Arrays) -> Any:
-    """mean((A / M')^2), as the contract has it."""
-    return ops.mean(ops.square(target["gram"]))

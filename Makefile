@@ -4,12 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu lint format gallery clean
+.PHONY: help install demo test test-engines test-slow test-gpu lint format gallery bench clean
 
 help:
 	@echo "make demo       install, then stylise a real photograph: out/demo.png"
 	@echo "make test       install, then lint, type check and test"
+	@echo "make test-engines  the engines' tests again on JAX and on PyTorch, which it installs"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make bench      seconds per step of every engine that is installed (minutes)"
 	@echo "make test-gpu   the tests that need a GPU"
 	@echo "make gallery    the contact sheets in docs/, from the pictures in SAMPLES (slow)"
 
@@ -28,6 +30,15 @@ demo: install
 
 test: install lint
 	$(BIN)/python -m pytest
+
+# Keras is on one backend in a process, so each gets its own.
+test-engines: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[jax,torch]'
+	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/test_engines.py tests/test_parity.py
+	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/test_engines.py tests/test_parity.py
+
+bench: install
+	$(BIN)/python benchmarks/steps.py
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

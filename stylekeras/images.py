@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import secrets
 import struct
 import warnings
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageErro
 from stylekeras import recipe as recipes
 from stylekeras.color import linear_to_srgb, srgb_to_linear
 from stylekeras.errors import ImageError, OutputError, RequestError, RunError
+from stylekeras.files import check_destination, reason, write
 
 logger = logging.getLogger("stylekeras")
 
@@ -129,29 +129,7 @@ def check_output(
     Found: an unknown ending, an existing file (unless `overwrite`), one of `inputs` (always), a folder, a missing or
     unwritable parent folder.
     """
-    ending = Path(path).suffix.lower()
-    if ending not in ENDINGS:
-        what = f"unknown ending {ending!r}" if ending else "no ending"
-        raise OutputError(f"cannot write {path}: {what}; use one of {', '.join(ENDINGS)}")
-    try:
-        target = _target(path)
-        if target.is_dir():
-            raise OutputError(f"cannot write {path}: it is a folder; give a file name in it")
-        if target.exists() and not target.is_file():
-            raise OutputError(f"cannot write {path}: it exists and is not a regular file")
-        for source in inputs:
-            if target.exists() and os.path.exists(source) and target.samefile(source):
-                raise OutputError(f"cannot write {path}: it is one of the inputs; choose another name")
-        if target.exists() and not overwrite:
-            raise OutputError(f"cannot write {path}: it exists; choose another name, or ask to overwrite it")
-        if not target.parent.is_dir():
-            raise OutputError(f"cannot write {path}: no such folder: {target.parent}; create it first")
-        if not os.access(target.parent, os.W_OK | os.X_OK):
-            raise OutputError(f"cannot write {path}: no permission to write in the folder {target.parent}")
-    except OutputError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a null byte, a loop of links
-        raise OutputError(f"cannot write {path}: {_reason(error)}") from error
+    check_destination(path, ENDINGS, overwrite=overwrite, inputs=inputs)
 
 
 def save_image(
@@ -181,9 +159,9 @@ def save_image(
         raise ImageError(f"image to save: expected shape (h, w, 3), not {pixels.shape}")
     _check_finite(pixels, "image to save")
     try:
-        _write_atomically(_target(path), _encode(Path(path), pixels, recipe, quality))
+        write(Path(path).resolve(), _encode(Path(path), pixels, recipe, quality))
     except OSError as error:
-        raise RunError(f"could not write {path}: {_reason(error)}") from error
+        raise RunError(f"could not write {path}: {reason(error)}") from error
 
 
 # Reading
@@ -220,7 +198,7 @@ def _read_file(path: Path, label: str) -> Picture:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{label}: more than {MAX_PIXELS} pixels; make it smaller first") from error
     except Exception as error:  # Pillow's plug-ins raise nearly anything on a damaged file
-        raise ImageError(f"{label}: cannot be opened: {_reason(error)}") from error
+        raise ImageError(f"{label}: cannot be opened: {reason(error)}") from error
 
 
 def _open_array(path: Path, label: str) -> npt.NDArray[Any]:
@@ -228,7 +206,7 @@ def _open_array(path: Path, label: str) -> npt.NDArray[Any]:
     try:
         array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
-        raise ImageError(f"{label}: not an array of numbers, or cut short: {_reason(error)}") from error
+        raise ImageError(f"{label}: not an array of numbers, or cut short: {reason(error)}") from error
     if array.ndim >= 2 and array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise ImageError(f"{label}: {array.shape} is more than {MAX_PIXELS} pixels; make it smaller first")
     return array
@@ -265,7 +243,7 @@ def _decode(image: Image.Image, label: str) -> Picture:
     try:
         image.load()
     except Exception as error:  # see above
-        raise ImageError(f"{label}: damaged or cut short: {_reason(error)}") from error
+        raise ImageError(f"{label}: damaged or cut short: {reason(error)}") from error
     profile = image.info.get("icc_profile")
     try:
         image = ImageOps.exif_transpose(image)
@@ -429,25 +407,3 @@ def _encode_tiff(pixels: npt.NDArray[np.uint16], description: str | None) -> byt
     directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
     header = struct.pack("<2sHI", b"II", 42, 8 + size + len(extra))
     return b"".join([header, pixels.tobytes(), bytes(extra), directory, struct.pack("<I", 0)])
-
-
-def _write_atomically(target: Path, data: bytes) -> None:
-    temporary = target.with_name(f".stylekeras-{secrets.token_hex(8)}.tmp")
-    try:
-        # Opened plainly, not by `tempfile`, so that the picture gets the permissions the user's umask asks for.
-        with temporary.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())  # a rename must not overtake the data, and a network disk reports "full" here
-        temporary.replace(target)
-    finally:  # also on Ctrl-C; after the rename there is nothing left to remove
-        temporary.unlink(missing_ok=True)
-
-
-def _target(path: str | os.PathLike[str]) -> Path:
-    """Where the bytes go: through symbolic links, so that a link stays one."""
-    return Path(path).resolve()
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

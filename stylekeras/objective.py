@@ -10,6 +10,7 @@ serves every picture. `ops` is a namespace with NumPy's names (`keras.ops` in th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,25 @@ Features = Mapping[str, Any]
 
 # A flat target (a black style image) would make relative losses divide by zero.
 _SMALLEST_SCALE = 1e-12
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss as the engines take it: a function of picture, features, targets and weights."""
+
+    style_loss: ModuleType
+
+    @property
+    def name(self) -> str:
+        """What tells this objective from others."""
+        return self.style_loss.__name__.rpartition(".")[2]
+
+    def __call__(
+        self, ops: Any, image: Any, features: Features, targets: Arrays, weights: Arrays
+    ) -> tuple[Any, dict[str, Any]]:
+        """Loss and unweighted terms, see `measure` and `combine`."""
+        sums = measure(ops, self.style_loss, image, features, targets)
+        return combine(ops, self.style_loss, sums, targets, weights)
 
 
 def weights(settings: Settings, styles: list[float]) -> Arrays:

@@ -27,7 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "padding": ("replicate", "zeros"),
     "optimizer": ("lbfgs", "adam"),
     "colors": ("style", "luminance", "match"),
-    "engine": ("auto", "tensorflow"),
+    "engine": ("auto", "tensorflow", "onnx", "onnxruntime", "openvino", "jax", "torch"),
     "precision": ("auto", "float32", "bfloat16"),
 }
 INITS = ("content", "noise", "style")

@@ -204,12 +204,8 @@ def _built(
     engine = engines.load(engine_name, precision)
     loaded = weight_sets.load(weights, backbone, seed=seed, last=last)
     extract = engine.backbone(loaded, list(taps), pooling=pooling, padding=padding)
-    style_loss, optimizer = style_losses.load(style_loss_name), optimizers.load(optimizer_name)
-
-    def loss(image: Any, targets: Any, weights: Any) -> tuple[Any, dict[str, Any]]:
-        sums = objective.measure(engine.ops, style_loss, image, extract(image), targets)
-        return objective.combine(engine.ops, style_loss, sums, targets, weights)
-
+    optimizer = optimizers.load(optimizer_name)
+    loss = objective.Objective(style_losses.load(style_loss_name))
     provenance = {
         "engine": engine.name,
         "engine_version": engine.version,
@@ -224,11 +220,11 @@ def _built(
     return _Machine(
         engine=engine,
         extract=extract,
-        style_loss=style_loss,
+        style_loss=loss.style_loss,
         optimizer=optimizer,
         provenance=provenance,
-        evaluate=engine.evaluator(loss),
-        new_loop=lambda: engine.loop(loss, optimizer),
+        evaluate=engine.evaluator(extract, loss),
+        new_loop=lambda: engine.loop(extract, loss, optimizer),
         idle=[],
     )
 

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import logging
 import math
@@ -30,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import OutputError, SettingsError, WeightsError, nearest
+from .files import check_destination, write
 
 FloatArray = npt.NDArray[np.float32]
 Layers = dict[str, tuple[FloatArray, FloatArray]]
@@ -63,6 +65,7 @@ _TO_SAFETENSORS = (
 _REFUSED = dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".pkl", ".pickle"), _TO_SAFETENSORS) | {
     ".keras": "a whole Keras model is not loaded; in Keras, save its weights: model.save_weights('{stem}.weights.h5')",
 }
+_SAVED = (".npz", ".safetensors")
 _FORMATS = {".h5": "HDF5", ".hdf5": "HDF5", ".npz": "npz", ".safetensors": "safetensors"}
 # What a file that is not what its name says often is.
 _HEADS = (
@@ -417,12 +420,6 @@ def _download(card: Card) -> Path:
     finally:
         socket.setdefaulttimeout(timeout)
     return folder / card.file
-
-
-def _reason(error: BaseException) -> str:
-    """One short line about an error from elsewhere."""
-    text = str(error).rpartition(" -- ")[-1].strip() or type(error).__name__
-    return _short(text.splitlines()[0], 120)
 
 
 def _short(text: str, length: int = 60) -> str:
@@ -834,7 +831,7 @@ def save(weights: Weights, path: str | os.PathLike[str], *, overwrite: bool = Fa
         OutputError: If it exists, has another ending, or cannot be written.
         WeightsError: If the safetensors package is missing.
     """
-    path = _destination(path, overwrite)
+    path = check_destination(_path(path), _SAVED, overwrite=overwrite)
     card = weights.card
     texts = {f"card/{key}": getattr(card, key) for key in ("name", "title", "source", "licence")}
     texts |= {"card/backbone": weights.backbone, "preprocessing/channel_order": card.channel_order}
@@ -843,13 +840,13 @@ def save(weights: Weights, path: str | os.PathLike[str], *, overwrite: bool = Fa
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, (kernel, bias) in weights.layers.items():
         arrays |= {f"{name}/kernel": np.ascontiguousarray(kernel), f"{name}/bias": np.ascontiguousarray(bias)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if path.suffix.lower() == ".npz":
             arrays |= {name: np.array(text) for name, text in texts.items()}
             arrays |= {name: np.array(values, np.float64) for name, values in numbers.items()}
-            with temporary.open("xb") as stream:
-                np.savez(stream, **arrays)  # type: ignore[arg-type]
+            content = io.BytesIO()
+            np.savez(content, **arrays)  # type: ignore[arg-type]
+            write(path, content.getvalue())
         else:
             try:
                 from safetensors.numpy import save as serialized
@@ -858,29 +855,11 @@ def save(weights: Weights, path: str | os.PathLike[str], *, overwrite: bool = Fa
                     f"{path}: needs the safetensors package: pip install 'stylekeras[safetensors]'"
                 ) from error
             texts |= {name: json.dumps(values) for name, values in numbers.items()}
-            # Written here: the library's own files are for their owner only, whatever the umask.
-            with temporary.open("xb") as stream:
-                stream.write(serialized(arrays, metadata=texts))
-        temporary.replace(path)
+            write(path, serialized(arrays, metadata=texts))
     except WeightsError:
         raise
     except Exception as error:  # OSError, or the safetensors library's own
         raise OutputError(f"{path}: cannot be written ({_reason(error)})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    return path
-
-
-def _destination(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """The path to save to, if saving there can work."""
-    path = _path(path)
-    if path.suffix.lower() not in (".npz", ".safetensors"):
-        raise OutputError(f"{path}: weights are saved as .npz or .safetensors, not {path.suffix or 'nothing'}")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}")
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise OutputError(f"{path}: exists already; choose another name or ask to overwrite it")
     return path
 
 
@@ -894,7 +873,7 @@ def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str],
         WeightsError: If the source cannot be loaded.
         OutputError: If the destination cannot be written.
     """
-    _destination(destination, overwrite)
+    check_destination(_path(destination), _SAVED, overwrite=overwrite)
     known = os.fspath(source) in _NAMES or os.fspath(source) in cards()
     weights = load(source) if known else _load_file(_existing(os.fspath(source)), None, None)
     save(weights, destination, overwrite=overwrite)
@@ -979,3 +958,9 @@ def _arrays_sha256(layers: Layers) -> str:
         for array in pair:
             digest.update(np.ascontiguousarray(array, dtype="<f4").data)
     return digest.hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    """One short line about an error from elsewhere."""
+    text = str(error).rpartition(" -- ")[-1].strip() or type(error).__name__
+    return _short(text.splitlines()[0], 120)

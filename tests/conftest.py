@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import tempfile
 
 # Before anything imports NumPy or Keras.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -10,6 +11,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+
+# Graphs that are built in tests do not go where a user's are.
+_cache = tempfile.TemporaryDirectory(prefix="stylekeras-tests-")
+os.environ["STYLEKERAS_CACHE"] = _cache.name
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Stand-ins that several test files share."""
 
+import numpy as np
+
 import stylekeras as sk
 from stylekeras import images, pyramid
 
@@ -34,3 +36,15 @@ def iterate(content, styles, settings, notes=()):
                 _image=lambda image=image: image,
                 _state=dict,
             )
+
+
+def scene(rng, height, width):
+    """Blobs, an edge and grain: closer to a picture than noise, with flat and busy places."""
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    picture = np.zeros((height, width, 3))
+    for channel in range(3):
+        for _ in range(4):
+            fx, fy, phase = rng.uniform(1, 9), rng.uniform(1, 9), rng.uniform(0, 6)
+            picture[..., channel] += 0.1 * np.sin(6.28 * (fx * x + fy * y) + phase)
+    picture += 0.3 * (x > rng.uniform(0.3, 0.7))[..., None] + 0.35 + 0.05 * rng.standard_normal(picture.shape)
+    return np.clip(picture, 0, 1).astype(np.float32)

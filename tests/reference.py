@@ -14,7 +14,10 @@ import scipy.linalg
 
 # The `ops` that objective, losses and optimizers are written in, made of NumPy.
 numpy_ops = types.SimpleNamespace(
-    **vars(np), cast=lambda value, dtype: np.asarray(value, dtype), stop_gradient=lambda value: value
+    **vars(np),
+    cast=lambda value, dtype: np.asarray(value, dtype),
+    cond=lambda condition, yes, no: yes() if condition else no(),
+    stop_gradient=lambda value: value,
 )
 
 # --- the network: Simonyan and Zisserman (2015), section 2.1 -------------------------------------------------------

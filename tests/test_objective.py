@@ -9,7 +9,6 @@ from reference import Conv, Pool, Setup, numerical_gradient, numpy_ops
 
 import stylekeras as sk
 from stylekeras import objective, style_losses
-from stylekeras import weights as weight_sets
 
 CONTENT_LAYERS = {"one": 0.5, "two": 2.0}
 STYLE_LAYERS = {"one": 1.5, "three": 0.7}
@@ -58,14 +57,8 @@ def _targets(ops, setup, extract, tensor):
     return {"content": content, "styles": styles}
 
 
-def _objective(ops, setup, extract):
-    module = style_losses.load(setup.style_loss)
-
-    def compute(image, targets, weights):
-        sums = objective.measure(ops, module, image, extract(image), targets)
-        return objective.combine(ops, module, sums, targets, weights)
-
-    return compute
+def _objective(setup):
+    return objective.Objective(style_losses.load(setup.style_loss))
 
 
 def _as_it_is(value):
@@ -79,7 +72,7 @@ def _through_numpy(setup, image):
         return {name: features[None] for name, features in reference.forward(setup.network, batch[0])[0].items()}
 
     targets = _targets(numpy_ops, setup, extract, _as_it_is)
-    return _objective(numpy_ops, setup, extract)(image[None], targets, _scalars(setup))
+    return _objective(setup)(numpy_ops, image[None], extract(image[None]), targets, _scalars(setup))
 
 
 def _through_tensorflow(engine, setup, image):
@@ -102,7 +95,7 @@ def _through_tensorflow(engine, setup, image):
         return tf.nest.map_structure(lambda item: tf.convert_to_tensor(item, tf.float64), value)
 
     targets = _targets(engine.ops, setup, extract, tensor)
-    evaluate = engine.evaluator(_objective(engine.ops, setup, extract))
+    evaluate = engine.evaluator(extract, _objective(setup))
     return engine.array(evaluate(tensor(image[None]), targets, tensor(_scalars(setup))))
 
 
@@ -200,7 +193,7 @@ def test_a_relative_loss_does_not_change_with_the_features_size(rng, style_loss)
 
     loss, _ = _through_numpy(setup, image)
     targets = _targets(numpy_ops, setup, larger, _as_it_is)
-    scaled, _ = _objective(numpy_ops, setup, larger)(image[None], targets, _scalars(setup))
+    scaled, _ = _objective(setup)(numpy_ops, image[None], larger(image[None]), targets, _scalars(setup))
     assert scaled == pytest.approx(loss, rel=1e-9)
 
 
@@ -213,7 +206,9 @@ def test_a_relative_loss_survives_a_target_without_features(rng):
     for style_loss in ("gram", "wasserstein"):
         dead = setup._replace(style_loss=style_loss)
         targets = _targets(numpy_ops, dead, nothing, _as_it_is)
-        loss, _ = _objective(numpy_ops, dead, nothing)(setup.content[None], targets, _scalars(dead))
+        loss, _ = _objective(dead)(
+            numpy_ops, setup.content[None], nothing(setup.content[None]), targets, _scalars(dead)
+        )
         assert np.isfinite(loss)
 
 
@@ -227,90 +222,3 @@ def test_strength_turns_both_weights():
     assert three(strength=1.0) == [0.0, 20.0, 28.0]
     assert three(strength=0.75) == [0.75, 11.25, 15.75]
     assert three(loss_scale="absolute") == [3.0, 5.0, 7.0], "whatever the default strength is"
-
-
-# --- VGG16 with the offline weights ---------------------------------------------------------------------------------
-
-VGG_STYLE_LAYERS = {
-    "block1_conv1": 1.0,
-    "block2_conv1": 0.8,
-    "block3_conv1": 0.6,
-    "block4_conv1": 0.4,
-    "block5_conv1": 0.2,
-}
-
-
-def _scene(rng, height, width):
-    """Blobs, an edge and grain: closer to a picture than noise, with flat and busy places."""
-    y, x = np.mgrid[0:height, 0:width] / max(height, width)
-    picture = np.zeros((height, width, 3))
-    for channel in range(3):
-        for _ in range(4):
-            fx, fy, phase = rng.uniform(1, 9), rng.uniform(1, 9), rng.uniform(0, 6)
-            picture[..., channel] += 0.1 * np.sin(6.28 * (fx * x + fy * y) + phase)
-    picture += 0.3 * (x > rng.uniform(0.3, 0.7))[..., None] + 0.35 + 0.05 * rng.standard_normal(picture.shape)
-    return np.clip(picture, 0, 1).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def offline():
-    return weight_sets.load("offline", "vgg16", last="block5_conv1")
-
-
-@pytest.mark.parametrize(
-    ("style_loss", "pooling", "padding", "loss_scale", "shape", "last"),
-    [
-        ("gram", "max", "replicate", "relative", (96, 80), 5),
-        ("gram", "average", "zeros", "absolute", (80, 96), 4),
-        ("wasserstein", "max", "zeros", "relative", (97, 81), 5),
-        ("wasserstein", "average", "replicate", "absolute", (96, 80), 3),
-    ],
-)
-def test_vgg16_with_real_weights(offline, style_loss, pooling, padding, loss_scale, shape, last):
-    """One style down to block5, or two (SciPy's square roots of 512 channels are slow) down to block `last`."""
-    rng = np.random.default_rng(11)
-    image, content = _scene(rng, *shape), _scene(rng, *shape)
-    style_layers = {name: weight for name, weight in VGG_STYLE_LAYERS.items() if int(name[5]) <= last}
-    longest = max(shape)
-    # Styles already have the size they enter at, so nothing is resized: the second at half the picture's.
-    styles = [sk.Style(_scene(rng, longest - 20, longest), weight=0.7)]
-    if last < 5:
-        styles.append(sk.Style(_scene(rng, round(longest / 2), 40), weight=0.4, scale=0.5))
-    settings = sk.Settings(
-        **({"strength": 0.5} if loss_scale == "relative" else {}),
-        content_weight=0.9,
-        style_weight=1.4,
-        tv_weight=0.3,
-        content_layers={"block2_conv2": 0.3, "block4_conv2": 1.2},
-        style_layers=style_layers,
-        style_loss=style_loss,
-        pooling=pooling,
-        padding=padding,
-        loss_scale=loss_scale,
-        backbone="vgg16",
-        weights="offline",
-        precision="float32",
-        colors="style",
-        size=512,
-        init="content",
-    )
-    evaluation = sk.loss_and_gradient(image, content, styles, settings)
-    setup = Setup(
-        reference.vgg(offline.layers, "block5_conv1", pooling=pooling, padding=padding),
-        content,
-        [(style.image, style.weight) for style in styles],
-        dict(settings.content_layers),
-        style_layers,
-        style_loss,
-        loss_scale == "relative",
-        0.9,
-        1.4,
-        0.3,
-        {"order": "bgr", "scale": 255.0, "mean": [103.939, 116.779, 123.68], "std": [1.0, 1.0, 1.0]},
-    )
-    wanted = reference.objective(image, setup)
-    assert evaluation.gradient.shape == (*shape, 3)
-    assert evaluation.gradient.dtype == np.float32
-    assert evaluation.loss == pytest.approx(wanted.loss, rel=1e-4)
-    assert evaluation.terms == pytest.approx(wanted.terms, rel=2e-4)
-    assert _relative_error(evaluation.gradient, wanted.gradient) < 2e-3

@@ -247,11 +247,11 @@ def test_a_cut_file_says_its_backbone(tmp_path):
 def test_save_refuses(small, tmp_path):
     path = save(small, tmp_path / "a.npz")
     before = path.read_bytes()
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="it exists; choose another name"):
         save(small, path)
-    with pytest.raises(OutputError, match=r"\.npz or \.safetensors, not \.h5"):
+    with pytest.raises(OutputError, match=r"unknown ending '\.h5'; use one of \.npz, \.safetensors"):
         save(small, tmp_path / "a.h5")
-    with pytest.raises(OutputError, match="no folder"):
+    with pytest.raises(OutputError, match="no such folder"):
         save(small, tmp_path / "missing" / "a.npz")
     assert path.read_bytes() == before
     save(small, path, overwrite=True)

@@ -42,7 +42,7 @@ class Preprocess(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
 
     def call(self, image: Any) -> Any:
         """(1, h, w, 3) in [0, 1] to (1, h, w, 3) in the network's range."""
-        return image * self._factor - self._shift
+        return keras.ops.subtract(keras.ops.multiply(image, self._factor), self._shift)
 
 
 class ReplicateEdge(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped

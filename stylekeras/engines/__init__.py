@@ -1,34 +1,193 @@
 """Engines, one file per framework: what runs the objective, and on which device. Only `engines/X` imports framework X.
 
-An engine module has `Engine(precision)`, an object with
+An engine module has `sees_gpu()` and `Engine(precision)`, an object with
 
 - `ops`: the namespace (NumPy's names) that objective and optimizers are written in;
 - `name`, `version`, `device`, `precision`: what it runs on, in words;
 - `memory_errors`: what its framework raises when memory runs out;
 - `backbone(weights, taps, pooling, padding) -> image -> {tap: features}`;
-- `evaluator(objective)` and `loop(objective, optimizer)`: see `tensorflow.py`;
-- `tensor(array)` and `array(tensor)`.
+- `evaluator(taps, objective) -> (image, targets, weights) -> (loss, terms, gradient)`;
+- `loop(taps, objective, optimizer)`: the optimizer's state and its step, see `Loop`;
+- `tensor(array)` and `array(tensor)`, for nested structures of them.
+
+Adding an engine is adding a file here, and its name to the orders below.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import util
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
 
-from stylekeras.errors import EngineError
+import numpy as np
 
-# By measured speed; the first one that is installed is "auto".
-ORDER = ("tensorflow",)
+from stylekeras.errors import EngineError, nearest
+
+# By measured speed (benchmarks/README.md), on a processor and on a GPU; "auto" is the first that can be used.
+ORDER = ("tensorflow", "openvino", "onnxruntime", "jax", "torch")
+GPU_ORDER = ("tensorflow", "jax", "torch", "onnxruntime")
+# What "onnx" stands for: the first of these that is installed.
+ONNX_RUNTIMES = ("openvino", "onnxruntime")
+
+# The modules that an engine imports, and how to get them.
+_NEEDS = {
+    "tensorflow": ("tensorflow", "keras"),
+    "jax": ("jax", "keras"),
+    "torch": ("torch", "keras"),
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "openvino": ("openvino", "onnx"),
+}
+INSTALL = {
+    "tensorflow": "pip install tensorflow keras",
+    "jax": "pip install jax keras",
+    "torch": "pip install torch keras",
+    "onnxruntime": "pip install 'stylekeras[onnx]'",
+    "openvino": "pip install 'stylekeras[openvino]'",
+}
+
+Taps = Callable[[Any], dict[str, Any]]
+
+
+class Objective(Protocol):
+    """What an engine differentiates: `stylekeras.objective.Objective`."""
+
+    def __call__(self, ops: Any, image: Any, features: Any, targets: Any, weights: Any) -> tuple[Any, dict[str, Any]]:
+        """The scalar loss and its terms."""
+        ...
 
 
 def load(name: str, precision: str) -> Any:
     """The engine of that name, ready to run.
 
+    Args: name: one of `ORDER`, "onnx" for the first of `ONNX_RUNTIMES` that is installed, or "auto".
     Raises: EngineError if its framework is missing or Keras is already loaded on another backend.
     """
-    name = ORDER[0] if name == "auto" else name
+    if name == "auto":
+        name = pick(ORDER) or "tensorflow"
+    elif name == "onnx":
+        name = pick(ONNX_RUNTIMES) or "onnxruntime"
+    if missing(name):
+        raise EngineError(f"engine {name} needs {' and '.join(missing(name))}: {INSTALL[name]}")
     try:
         module = importlib.import_module(f"stylekeras.engines.{name}")
     except ImportError as error:
-        raise EngineError(f"engine {name} is not available: {error}; pip install {name}") from error
+        raise EngineError(f"engine {name} is not available: {error}; {INSTALL[name]}") from error
     return module.Engine(precision)
+
+
+def pick(names: Sequence[str]) -> str | None:
+    """Of these engines: on a GPU the first that sees it, otherwise the first that is installed."""
+    usable = [name for name in names if not missing(name) and _keras_is_free(name)]
+    if gpu_driver():
+        for name in GPU_ORDER:
+            if name in usable and importlib.import_module(f"stylekeras.engines.{name}").sees_gpu():
+                return name
+    return usable[0] if usable else None
+
+
+def missing(name: str) -> list[str]:
+    """The packages that an engine lacks."""
+    if name not in _NEEDS:
+        raise EngineError(f"unknown engine {name!r}{nearest(name, _NEEDS)}")
+    return [module for module in _NEEDS[name] if module not in sys.modules and util.find_spec(module) is None]
+
+
+def gpu_driver() -> bool:
+    """Whether this machine has an NVIDIA driver, so that it is worth asking a framework for a GPU."""
+    return Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+
+
+def precision_of(name: str, asked: str, *has: str) -> str:
+    """The precision an engine works in: what was asked for, "auto" being the first that it has.
+
+    Raises: EngineError if it does not have it.
+    """
+    if asked not in ("auto", *has):
+        raise EngineError(f"engine {name} computes in {' or '.join(has)}, not in {asked}")
+    return has[0] if asked == "auto" else asked
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keras_on(backend: str) -> ModuleType:
+    """Keras on that backend, which it takes when it is first imported.
+
+    Raises: EngineError if it has been imported on another one.
+    """
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = backend
+    keras = importlib.import_module("keras")
+    if keras.backend.backend() != backend:
+        raise EngineError(
+            f"Keras is already loaded with its {keras.backend.backend()} backend; import stylekeras first, or set "
+            f"KERAS_BACKEND={backend}"
+        )
+    return keras
+
+
+class Loop:
+    """The optimizer's state, arrays that are never written to, and its step."""
+
+    def __init__(self, engine: Any, optimizer: Any, advance: Any = None) -> None:
+        """`advance(state, targets, weights) -> loss, terms, state` evaluates `state.image` and updates."""
+        self._engine = engine
+        self._optimizer = optimizer
+        self._advance = advance
+        self._terms: dict[str, float] = {}
+        self._state: Any = None
+
+    def start(self, state: Any) -> None:
+        """Take over a state, of any height and width."""
+        self._state = state
+
+    def step(self, targets: Any, weights: Any) -> tuple[float, float, dict[str, float]]:
+        """Evaluate `state.image` and update.
+
+        Returns: the loss just evaluated, the loss of the picture so far, and that picture's terms.
+        """
+        evaluated, terms, loss, accepted = self._step(targets, weights)
+        if accepted or not self._terms:
+            self._terms = {name: float(value) for name, value in terms.items()}
+        return float(evaluated), float(loss), self._terms
+
+    def _step(self, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], Any, Any]:
+        evaluated, terms, self._state = self._advance(self._state, targets, weights)
+        return evaluated, terms, self._state.loss, self._state.accepted
+
+    def rest(self) -> None:
+        """Let go of the pictures, keep what is compiled."""
+        self._state, self._terms = None, {}
+
+    def restore(self, fields: Mapping[str, Any], terms: Mapping[str, float]) -> None:
+        """Take over a state that was saved as NumPy arrays."""
+        convert = self._engine.ops.convert_to_tensor
+        self.start(self._optimizer.State(**{name: convert(np.asarray(value)) for name, value in fields.items()}))
+        self._terms = dict(terms)
+
+    @property
+    def state(self) -> Any:
+        """The state as tensors that later steps do not change."""
+        return self._state
+
+    @property
+    def image(self) -> Any:
+        """The picture so far, (1, h, w, 3)."""
+        return self.result(self.state)
+
+    def result(self, state: Any) -> Any:
+        """The picture of a state, (1, h, w, 3)."""
+        return self._optimizer.result(self._engine.ops, state)
+
+
+def _keras_is_free(name: str) -> bool:
+    """Whether Keras, if the engine needs it, is not loaded for another one."""
+    keras = sys.modules.get("keras")
+    return keras is None or "keras" not in _NEEDS[name] or bool(keras.backend.backend() == name)

@@ -7,25 +7,27 @@ serves every picture and every scale of a run.
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from stylekeras.errors import EngineError
-
-if "keras" not in sys.modules:
-    os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras
-import tensorflow as tf
-
+from stylekeras import engines
+from stylekeras.engines import Objective, Taps, cores, keras_on, precision_of
 from stylekeras.weights import Weights
 
-Objective = Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]
+keras = keras_on("tensorflow")
+
+# It imports Keras itself, on whatever backend is set by then.
+import tensorflow as tf  # noqa: E402
+
+
+def sees_gpu() -> bool:
+    """Whether TensorFlow would run on a GPU."""
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 class Engine:
@@ -40,15 +42,10 @@ class Engine:
     memory_errors = (tf.errors.ResourceExhaustedError,)
 
     def __init__(self, precision: str) -> None:
-        if keras.backend.backend() != "tensorflow":
-            raise EngineError(
-                f"Keras is already loaded with its {keras.backend.backend()} backend; import stylekeras first, or set "
-                "KERAS_BACKEND=tensorflow"
-            )
         tf.config.experimental.enable_tensor_float_32_execution(False)
         gpus = tf.config.list_physical_devices("GPU")
-        self.precision = "float32" if precision == "auto" else precision
-        self.device = _gpu_name(gpus[0]) if gpus else f"CPU ({_cores()} cores)"
+        self.precision = precision_of(self.name, precision, "float32", "bfloat16")
+        self.device = _gpu_name(gpus[0]) if gpus else f"CPU ({cores()} cores)"
         self.traces = 0
 
     def tensor(self, value: Any) -> Any:
@@ -59,103 +56,80 @@ class Engine:
         """A nested structure of tensors as NumPy arrays."""
         return tf.nest.map_structure(lambda item: np.asarray(item), value)
 
-    def backbone(self, weights: Weights, taps: list[str], *, pooling: str, padding: str) -> Callable[[Any], Any]:
+    def backbone(self, weights: Weights, taps: list[str], *, pooling: str, padding: str) -> Taps:
         """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}, compiled."""
         from stylekeras.backbones import vgg
 
         model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
         signature = [tf.TensorSpec((1, None, None, 3), tf.float32)]
-        compiled: Callable[[Any], Any] = tf.function(
-            lambda image: model(image, training=False), input_signature=signature
-        )
+        compiled: Taps = tf.function(lambda image: model(image, training=False), input_signature=signature)
         return compiled
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` of nested structures of tensors, compiled; heights and widths may change between calls."""
         return _Compiled(self, function)
 
-    def evaluator(self, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+    def evaluator(self, taps: Taps, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(image, targets, weights) -> (loss, terms, gradient), compiled."""
 
         def evaluate(image: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(image)
-                loss, terms = objective(image, targets, weights)
+                loss, terms = objective(self.ops, image, taps(image), targets, weights)
             return loss, terms, tape.gradient(loss, image)
 
         return self.function(evaluate)
 
-    def loop(self, objective: Objective, optimizer: ModuleType) -> Loop:
+    def loop(self, taps: Taps, objective: Objective, optimizer: ModuleType) -> Loop:
         """The optimizer's state on the device and its compiled step."""
-        return Loop(self, objective, optimizer)
+        return Loop(self, taps, objective, optimizer)
 
 
-class Loop:
+class Loop(engines.Loop):
     """The optimizer's state as variables, `state.image` the one that the tape watches; a step is one compiled call."""
 
-    def __init__(self, engine: Engine, objective: Objective, optimizer: ModuleType) -> None:
-        self._engine = engine
-        self._optimizer = optimizer
+    def __init__(self, engine: Engine, taps: Taps, objective: Objective, optimizer: ModuleType) -> None:
+        super().__init__(engine, optimizer)
+        self._taps = taps
         self._objective = objective
-        self._state: Any = None
-        self._terms: dict[str, Any] = {}
-        self._step = engine.function(self._advance)
+        self._variables: Any = None
+        self._compiled = engine.function(self._evaluate_and_update)
 
     def start(self, state: Any) -> None:
         """Take over a state, of any height and width."""
-        if self._state is None:
-            self._state = tf.nest.map_structure(_variable, state)
+        if self._variables is None:
+            self._variables = tf.nest.map_structure(_variable, state)
         else:
-            tf.nest.map_structure(lambda variable, value: variable.assign(value), self._state, state)
-
-    def step(self, targets: Any, weights: Any) -> tuple[float, float, dict[str, float]]:
-        """Evaluate `state.image` and update.
-
-        Returns: the loss just evaluated, the loss of the picture so far, and that picture's terms.
-        """
-        evaluated, accepted, loss, terms = self._step(targets, weights)
-        if accepted or not self._terms:
-            self._terms = {name: float(value) for name, value in terms.items()}
-        return float(evaluated), float(loss), self._terms
+            tf.nest.map_structure(lambda variable, value: variable.assign(value), self._variables, state)
 
     def rest(self) -> None:
         """Let go of the pictures, keep what is compiled."""
-        if self._state is not None:
-            self._terms = {}
-            tf.nest.map_structure(lambda variable: variable.assign(_smallest(variable)), self._state)
-
-    def restore(self, fields: Mapping[str, Any], terms: Mapping[str, float]) -> None:
-        """Take over a state that was saved as NumPy arrays."""
-        arrays = {name: tf.convert_to_tensor(np.asarray(value)) for name, value in fields.items()}
-        self.start(self._optimizer.State(**arrays))
-        self._terms = dict(terms)
+        self._terms = {}
+        if self._variables is not None:
+            tf.nest.map_structure(lambda variable: variable.assign(_smallest(variable)), self._variables)
 
     @property
     def state(self) -> Any:
         """The state as tensors that later steps do not change."""
-        return tf.nest.map_structure(lambda variable: variable.read_value(), self._state)
+        return tf.nest.map_structure(lambda variable: variable.read_value(), self._variables)
 
-    @property
-    def image(self) -> Any:
-        """The picture so far, (1, h, w, 3)."""
-        return self.result(self.state)
+    def _step(self, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], Any, Any]:
+        result: tuple[Any, dict[str, Any], Any, Any] = self._compiled(targets, weights)
+        return result
 
-    def result(self, state: Any) -> Any:
-        """The picture of a state, (1, h, w, 3)."""
-        return self._optimizer.result(self._engine.ops, state)
-
-    def _advance(self, targets: Any, weights: Any) -> tuple[Any, Any, Any, Any]:
-        state = self._state
+    def _evaluate_and_update(self, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], Any, Any]:
+        state = self._variables
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(state.image)
-            loss, terms = self._objective(state.image, targets, weights)
+            features = self._taps(state.image)
+            loss, terms = self._objective(self._engine.ops, state.image, features, targets, weights)
         gradient = tape.gradient(loss, state.image)
         before = tf.nest.map_structure(tf.convert_to_tensor, state)
         after = self._optimizer.update(self._engine.ops, before, loss, gradient)
         for variable, old, new in zip(state, before, after, strict=True):
             if new is not old:
                 variable.assign(new)
-        return loss, after.accepted, after.loss, terms
+        return loss, terms, after.loss, after.accepted
 
 
 class _Compiled:
@@ -196,10 +170,6 @@ def _variable(value: Any) -> tf.Variable:
     if len(shape) >= 4:
         shape[-3], shape[-2] = None, None
     return tf.Variable(value, shape=tf.TensorShape(shape), trainable=False)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpu_name(gpu: Any) -> str:

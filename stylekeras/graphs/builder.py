@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,15 @@ from onnx import helper, numpy_helper
 # A dimension: a number, the name of one that is not known, or None.
 Dim = int | str | None
 
+# The oldest operator set that has all that we write; older graphs are converted to it.
+OPSET = 18
+# The oldest file version that is written: what runtimes of the last years read.
+IR_VERSION = 8
+
 # The description of an Identity node through which no gradient flows.
 STOP = "stop_gradient"
+# The description of a node whose inputs have equal sizes wherever both are open: nothing is broadcast there.
+SAME_SIZES = "same_sizes"
 
 # The types that have derivatives.
 FLOATS = frozenset(
@@ -37,6 +44,8 @@ class Builder:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     prefix: str = ""
+    # Outputs of nodes that are so described.
+    same_sizes: set[str] = field(default_factory=set)
     _shared: dict[tuple[Any, ...], str] = field(default_factory=dict)
 
     def name(self, base: str) -> str:
@@ -123,6 +132,11 @@ class Builder:
             return function(tensor)
         return self.op("Cast", function(self.op("Cast", tensor, to=self.wide(of))), to=self.types[of])
 
+    def zero_pad(self, tensor: str, of: str, pads: str, axes: Iterable[int]) -> str:
+        """`tensor`, of the type of `of`, with zeros before and behind it along some axes."""
+        # Written out: with the value left out, as ONNX allows, OpenVINO does not read the node.
+        return self.op("Pad", tensor, pads, self.like(0, of), self.ints(*axes))
+
     def sum_to(self, tensor: str, target: str, of: str) -> str:
         """Sum `tensor`, which has the shape of `of`, to the shape of `target`, which was broadcast to it."""
         wide, narrow = self.shapes[of], self.shapes[target]
@@ -131,7 +145,7 @@ class Builder:
         for axis, (there, here) in enumerate(zip(narrow, wide[lead:], strict=True), start=lead):
             if there == 1 and here != 1:
                 axes.append(axis)
-            elif there is None or (there != here and not isinstance(there, int)):
+            elif of not in self.same_sizes and (there is None or (there != here and not isinstance(there, int))):
                 certain = False
         if certain and not axes:
             return tensor

@@ -16,17 +16,24 @@ import onnx
 from onnx import checker, helper, inliner, numpy_helper, shape_inference, version_converter
 
 from stylekeras.errors import GraphError, nearest
-from stylekeras.graphs.builder import FLOATS, STOP, Builder, attributes, known_shape
+from stylekeras.graphs.builder import (
+    FLOATS,
+    IR_VERSION,
+    OPSET,
+    SAME_SIZES,
+    STOP,
+    Builder,
+    attributes,
+    known_shape,
+)
 from stylekeras.graphs.rules import RULES, Node
 
-# The oldest operator set that has all that the rules emit; older graphs are converted to it.
-OPSET = 18
 # The newest that the rules were read against.
 NEWEST_OPSET = 24
 # Since then Resize says how it places pixels.
 _RESIZE_CHANGED = 11
 # Since then a constant need not be an input; the oldest version that is written.
-_OWN_CONSTANTS, _OLDEST_IR = 4, 8
+_OWN_CONSTANTS = 4
 # What protobuf can hold.
 _LARGEST = 2**31 - 1
 _STANDARD = ("", "ai.onnx")
@@ -128,7 +135,7 @@ def _settle(model: onnx.ModelProto) -> None:
         kept = [item for item in graph.input if item.name not in fixed]
         del graph.input[:]
         graph.input.extend(kept)
-    model.ir_version = max(model.ir_version, _OLDEST_IR)
+    model.ir_version = max(model.ir_version, IR_VERSION)
     for info in [*graph.input, *graph.output, *graph.value_info]:
         for dim in info.type.tensor_type.shape.dim:
             if dim.HasField("dim_value") and dim.dim_value < 0:
@@ -276,6 +283,7 @@ def _seed(b: Builder, graph: onnx.GraphProto, output: str) -> str:
 def _backward(b: Builder, graph: onnx.GraphProto, cotangents: dict[str, str], inputs: set[str]) -> dict[str, str]:
     """Add the nodes of the reverse sweep; returns the cotangents of `inputs` that there are."""
     constants = _Constants(graph)
+    b.same_sizes.update(node.output[0] for node in graph.node if node.doc_string == SAME_SIZES)
     depends = set(inputs)
     for node in graph.node:
         if node.op_type == "Identity" and node.doc_string == STOP:

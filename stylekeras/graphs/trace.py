@@ -6,16 +6,17 @@ values, and what it did with them is the graph. There is no second definition of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import EllipsisType
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from onnx import helper
 
 from stylekeras.errors import GraphError
-from stylekeras.graphs.builder import STOP, Builder, Dim
+from stylekeras.graphs.builder import IR_VERSION, OPSET, SAME_SIZES, STOP, Builder, Dim, known_shape
 
 _LAST = np.iinfo(np.int64).max
 
@@ -102,7 +103,7 @@ class Tensor:
             name = b.op("Unsqueeze", name, b.ints(*added))
             for new in added:
                 shape.insert(new, 1)
-        return self.ops._tensor(name, shape, self.dtype)
+        return self.ops.tensor(name, shape, self.dtype)
 
 
 class Ops:
@@ -114,12 +115,12 @@ class Ops:
     def input(self, name: str, shape: Iterable[Dim], dtype: npt.DTypeLike = np.float32) -> Tensor:
         """A tensor that the graph is given."""
         self.builder.taken.add(name)
-        return self._tensor(name, shape, dtype)
+        return self.tensor(name, shape, dtype)
 
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Tensor:
         """A tensor of known value."""
         array = np.asarray(value, dtype)
-        return self._tensor(self.builder.constant(array), array.shape, array.dtype)
+        return self.tensor(self.builder.constant(array), array.shape, array.dtype)
 
     def abs(self, x: Tensor) -> Tensor:
         """Absolute values."""
@@ -137,16 +138,20 @@ class Ops:
         """The larger of two, element by element."""
         return self._binary("Max", x, y)
 
+    def max(self, x: Tensor, axis: int | Sequence[int] | None = None) -> Tensor:
+        """The largest over some axes, or over all."""
+        return self._reduce("ReduceMax", x, axis)
+
     def isfinite(self, x: Tensor) -> Tensor:
         """Where x is neither NaN nor infinite."""
         wrong = self.builder.op("Or", self.builder.op("IsNaN", x.name), self.builder.op("IsInf", x.name))
-        return self._tensor(self.builder.op("Not", wrong), x.shape, np.bool_)
+        return self.tensor(self.builder.op("Not", wrong), x.shape, np.bool_)
 
     def where(self, condition: Tensor, x: Number, y: Number) -> Tensor:
         """x where the condition holds, y elsewhere."""
         left, right = self._pair(x, y)
         shape = _broadcast(_broadcast(left.shape, right.shape), condition.shape)
-        return self._tensor(self.builder.op("Where", condition.name, left.name, right.name), shape, left.dtype)
+        return self.tensor(self.builder.op("Where", condition.name, left.name, right.name), shape, left.dtype)
 
     def sum(self, x: Tensor, axis: int | Sequence[int] | None = None) -> Tensor:
         """The sum over some axes, or over all."""
@@ -164,12 +169,12 @@ class Ops:
         """The product of two matrices."""
         self._two_axes(x, y)
         name = self.builder.op("MatMul", x.name, y.name)
-        return self._tensor(name, (x.shape[0], y.shape[1]), x.dtype)
+        return self.tensor(name, (x.shape[0], y.shape[1]), x.dtype)
 
     def transpose(self, x: Tensor, axes: Sequence[int] | None = None) -> Tensor:
         """The axes in another order, by default the reverse one."""
         order = list(range(len(x.shape)))[::-1] if axes is None else list(axes)
-        return self._tensor(self.builder.op("Transpose", x.name, perm=order), [x.shape[i] for i in order], x.dtype)
+        return self.tensor(self.builder.op("Transpose", x.name, perm=order), [x.shape[i] for i in order], x.dtype)
 
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """Another shape, of which one size may be -1."""
@@ -177,7 +182,7 @@ class Ops:
         rest = int(np.prod([dim for dim in shape if dim != -1]))
         whole = int(np.prod([int(dim) for dim in x.shape])) // rest if known else None
         result = [(whole if dim == -1 else dim) for dim in shape]
-        return self._tensor(self.builder.op("Reshape", x.name, self.builder.ints(*shape)), result, x.dtype)
+        return self.tensor(self.builder.op("Reshape", x.name, self.builder.ints(*shape)), result, x.dtype)
 
     def shape(self, x: Tensor) -> tuple[Any, ...]:
         """The sizes: numbers where they are known, whole-numbered tensors where they are open."""
@@ -187,7 +192,7 @@ class Ops:
                 sizes.append(dim)
             else:
                 size = self.builder.op("Squeeze", self.builder.shape(x.name, axis, axis + 1))
-                sizes.append(self._tensor(size, (), np.int64))
+                sizes.append(self.tensor(size, (), np.int64))
         return tuple(sizes)
 
     def cast(self, x: Number, dtype: npt.DTypeLike) -> Tensor:
@@ -195,13 +200,13 @@ class Ops:
         if not isinstance(x, Tensor):
             return self.constant(x, dtype)
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        return self._tensor(self.builder.op("Cast", x.name, to=kind), x.shape, dtype)
+        return self.tensor(self.builder.op("Cast", x.name, to=kind), x.shape, dtype)
 
     def eye(self, n: int, dtype: npt.DTypeLike = np.float32) -> Tensor:
         """The unit matrix: written as a comparison, not stored."""
         index = self.builder.constant(np.arange(n))
         columns = self.builder.op("Unsqueeze", index, self.builder.ints(1))
-        equal = self._tensor(self.builder.op("Equal", index, columns), (n, n), np.bool_)
+        equal = self.tensor(self.builder.op("Equal", index, columns), (n, n), np.bool_)
         return self.cast(equal, dtype)
 
     def ones(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Tensor:
@@ -220,9 +225,59 @@ class Ops:
         """x, taken as a constant by `append_gradient`."""
         name = self.builder.op("Identity", x.name)
         self.builder.nodes[-1].doc_string = STOP
-        return self._tensor(name, x.shape, x.dtype)
+        return self.tensor(name, x.shape, x.dtype)
 
-    def _tensor(self, name: str, shape: Iterable[Dim], dtype: npt.DTypeLike) -> Tensor:
+    def splice(self, model: onnx.ModelProto, inputs: Mapping[str, Tensor], *, prefix: str) -> dict[str, Tensor]:
+        """Another model's nodes, its inputs replaced by tensors of this graph.
+
+        Args: model: at the operator set that is written here, without nodes that have graphs within them; prefix: of
+            its names here. Returns: its outputs, under their own names.
+        """
+        b, graph = self.builder, model.graph
+        names = {name: item.name for name, item in inputs.items()}
+
+        def named(name: str) -> str:
+            return names.get(name, prefix + name) if name else ""
+
+        for node in graph.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.name = prefix + (node.name or node.output[0])
+            copy.input[:] = [named(name) for name in node.input]
+            copy.output[:] = [named(name) for name in node.output]
+            b.taken.update((copy.name, *copy.output))
+            b.nodes.append(copy)
+        for tensor in graph.initializer:
+            kept = onnx.TensorProto()
+            kept.CopyFrom(tensor)
+            kept.name = named(tensor.name)
+            b.taken.add(kept.name)
+            b.constants.append(kept)
+        found = {}
+        for info in graph.output:
+            kind = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+            found[info.name] = self.tensor(named(info.name), known_shape(info) or (), kind)
+        return found
+
+    def model(
+        self, name: str, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], **metadata: str
+    ) -> onnx.ModelProto:
+        """All that was traced as a model, inputs and outputs under the names given."""
+        b = self.builder
+
+        def infos(group: Mapping[str, Tensor]) -> list[onnx.ValueInfoProto]:
+            return [helper.make_tensor_value_info(key, b.types[x.name], list(x.shape)) for key, x in group.items()]
+
+        made = {key: item for key, item in outputs.items() if item.name != key}
+        nodes = [*b.nodes, *(helper.make_node("Identity", [item.name], [key]) for key, item in made.items())]
+        graph = helper.make_graph(nodes, name, infos(inputs), infos(outputs), b.constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        model.producer_name = "stylekeras"
+        helper.set_model_props(model, metadata)
+        return model
+
+    def tensor(self, name: str, shape: Iterable[Dim], dtype: npt.DTypeLike = np.float32) -> Tensor:
+        """What a node that was written with the builder gives."""
         tensor = Tensor(self, name, shape, dtype)
         self.builder.shapes[name] = list(tensor.shape)
         self.builder.types[name] = helper.np_dtype_to_tensor_dtype(tensor.dtype)
@@ -232,10 +287,10 @@ class Ops:
         if all(isinstance(dim, int) for dim in x.shape):
             return self.constant(np.full(x.shape, value, x.dtype))
         scalar = self.builder.constant(np.array(value, x.dtype))
-        return self._tensor(self.builder.op("Expand", scalar, self.builder.shape(x.name)), x.shape, x.dtype)
+        return self.tensor(self.builder.op("Expand", scalar, self.builder.shape(x.name)), x.shape, x.dtype)
 
     def _unary(self, kind: str, x: Tensor) -> Tensor:
-        return self._tensor(self.builder.op(kind, x.name), x.shape, x.dtype)
+        return self.tensor(self.builder.op(kind, x.name), x.shape, x.dtype)
 
     def _pair(self, x: Number, y: Number) -> tuple[Tensor, Tensor]:
         """Two operands as tensors of one type: a number takes the other's."""
@@ -253,7 +308,9 @@ class Ops:
     def _binary(self, kind: str, x: Number, y: Number) -> Tensor:
         left, right = self._pair(x, y)
         name = self.builder.op(kind, left.name, right.name)
-        return self._tensor(name, _broadcast(left.shape, right.shape), left.dtype)
+        # As in the other engines, sizes that are open are of pictures, and two of them meet only if they are equal.
+        self.builder.nodes[-1].doc_string = SAME_SIZES
+        return self.tensor(name, _broadcast(left.shape, right.shape), left.dtype)
 
     def _reduce(self, kind: str, x: Tensor, axis: int | Sequence[int] | None) -> Tensor:
         rank = len(x.shape)
@@ -262,7 +319,7 @@ class Ops:
         if not gone:  # a scalar is its own sum
             return x
         name = self.builder.op(kind, x.name, self.builder.ints(*sorted(gone)), keepdims=0)
-        return self._tensor(name, [dim for i, dim in enumerate(x.shape) if i not in gone], x.dtype)
+        return self.tensor(name, [dim for i, dim in enumerate(x.shape) if i not in gone], x.dtype)
 
     def _two_axes(self, *tensors: Tensor) -> None:
         for tensor in tensors:

@@ -130,23 +130,29 @@ def _remember(ops: Any, state: State, step: Any, change: Any, moved: Any, clear:
     sizes = ops.sqrt(ops.sum(ops.square(step)) * ops.sum(ops.square(change)))
     good = ops.logical_and(moved, curvature > GUARD * sizes)
 
-    steps = ops.concatenate([state.steps[1:], step[None]])
-    changes = ops.concatenate([state.changes[1:], change[None]])
-    column = _dot(ops, steps, change)
-    row = _dot(ops, changes, step)
-    corner = _dot(ops, changes, change)
-    updated = state._replace(
+    def appended() -> tuple[Any, ...]:
+        steps = ops.concatenate([state.steps[1:], step[None]])
+        changes = ops.concatenate([state.changes[1:], change[None]])
+        column = _dot(ops, steps, change)
+        row = _dot(ops, changes, step)
+        corner = _dot(ops, changes, change)
+        return (
+            steps,
+            changes,
+            _border(ops, state.steps_changes[1:, 1:], column, row),
+            _border(ops, state.changes_changes[1:, 1:], corner, corner),
+        )
+
+    # A condition, not a choice: the history is most of the memory, and is not copied where it stays as it is.
+    steps, changes, steps_changes, changes_changes = ops.cond(
+        good, appended, lambda: (state.steps, state.changes, state.steps_changes, state.changes_changes)
+    )
+    return state._replace(
         steps=steps,
         changes=changes,
-        steps_changes=_border(ops, state.steps_changes[1:, 1:], column, row),
-        changes_changes=_border(ops, state.changes_changes[1:, 1:], corner, corner),
+        steps_changes=ops.where(clear, 0.0, steps_changes),
+        changes_changes=changes_changes,
     )
-    kept = {
-        name: ops.where(good, getattr(updated, name), getattr(state, name))
-        for name in ("steps", "changes", "steps_changes", "changes_changes")
-    }
-    kept["steps_changes"] = ops.where(clear, 0.0, kept["steps_changes"])
-    return state._replace(**kept)
 
 
 def _direction(ops: Any, state: State, gradient: Any, any_pair: Any, first_length: Any) -> Any:

@@ -1,0 +1,80 @@
+"""The PyTorch engine: autograd, one operator after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from stylekeras import trees
+from stylekeras.engines import Loop, Objective, Taps, cores, keras_on, precision_of
+from stylekeras.weights import Weights
+
+keras = keras_on("torch")
+
+
+def sees_gpu() -> bool:
+    """Whether PyTorch would run on a GPU."""
+    return bool(torch.cuda.is_available())
+
+
+class Engine:
+    """PyTorch through Keras 3, on the GPU when PyTorch sees one."""
+
+    name = "torch"
+    version = torch.__version__
+    ops = keras.ops
+    memory_errors = (torch.OutOfMemoryError,)
+
+    def __init__(self, precision: str) -> None:
+        # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        self.precision = precision_of(self.name, precision, "float32", "bfloat16")
+        self.device = f"GPU ({torch.cuda.get_device_name()})" if sees_gpu() else f"CPU ({cores()} cores)"
+
+    def tensor(self, value: Any) -> Any:
+        """A nested structure of arrays and numbers as float32 tensors on the device."""
+        return trees.transform(lambda item: self.ops.convert_to_tensor(np.asarray(item, np.float32)), value)
+
+    def array(self, value: Any) -> Any:
+        """A nested structure of tensors as NumPy arrays."""
+        return trees.transform(lambda item: item.detach().cpu().numpy(), value)
+
+    def backbone(self, weights: Weights, taps: list[str], *, pooling: str, padding: str) -> Taps:
+        """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}."""
+        from stylekeras.backbones import vgg
+
+        model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
+
+        def features(image: Any) -> dict[str, Any]:
+            found: dict[str, Any] = model(image, training=False)
+            return found
+
+        return features
+
+    def evaluator(self, taps: Taps, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+        """(image, targets, weights) -> (loss, terms, gradient)."""
+
+        def evaluate(image: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
+            with torch.enable_grad():
+                image = image.detach().requires_grad_()
+                loss, terms = objective(self.ops, image, taps(image), targets, weights)
+                (gradient,) = torch.autograd.grad(loss, image)
+            return loss.detach(), {name: value.detach() for name, value in terms.items()}, gradient
+
+        return evaluate
+
+    def loop(self, taps: Taps, objective: Objective, optimizer: ModuleType) -> Loop:
+        """The optimizer's state on the device and its step."""
+        evaluate = self.evaluator(taps, objective)
+
+        def advance(state: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
+            loss, terms, gradient = evaluate(state.image, targets, weights)
+            with torch.no_grad():
+                return loss, terms, optimizer.update(self.ops, state, loss, gradient)
+
+        return Loop(self, optimizer, advance)

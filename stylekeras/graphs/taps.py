@@ -1,0 +1,64 @@
+"""The taps model as an ONNX graph: a picture in, the features of the tapped layers out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+
+from stylekeras.graphs.builder import Builder
+from stylekeras.graphs.trace import Ops, Tensor
+from stylekeras.weights import Card, Weights, deepest
+
+
+def vgg(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str) -> onnx.ModelProto:
+    """VGG16 or VGG19 cut after the deepest tap, the same network as `backbones/vgg.py` builds in Keras.
+
+    Args: as there. Returns: a model from "image" (1, h, w, 3) float32 RGB in [0, 1], any h and w from 32 up, to one
+        output (1, h', w', c) for each tap, under its name.
+    Raises: SettingsError for an unknown tap.
+    """
+    taps = list(dict.fromkeys(taps))
+    last = deepest(weights.backbone, taps)
+    ops = Ops(Builder())
+    b = ops.builder
+    image = ops.input("image", (1, "height", "width", 3))
+    x = _preprocessed(ops, image, weights.card)
+    block, outputs = "block1", {}
+    for name, (kernel, bias) in weights.layers.items():
+        if name[:6] != block:
+            block = name[:6]
+            x = b.op("MaxPool" if pooling == "max" else "AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
+        pads = [1, 1, 1, 1]
+        if padding == "replicate" and name == "block1_conv1":
+            x, pads = _edges_repeated(b, x), [0, 0, 0, 0]
+        parameters = [b.constant(kernel.transpose(3, 2, 0, 1)), b.constant(bias)]
+        x = b.op("Relu", b.op("Conv", x, *parameters, kernel_shape=[3, 3], pads=pads))
+        if name in taps:
+            size = (f"{name}_height", f"{name}_width")
+            outputs[name] = ops.tensor(b.op("Transpose", x, perm=[0, 2, 3, 1]), (1, *size, len(bias)))
+        if name == last:
+            break
+    return ops.model(f"{weights.backbone}_taps", {"image": image}, {name: outputs[name] for name in taps})
+
+
+def _preprocessed(ops: Ops, image: Tensor, card: Card) -> str:
+    """(1, h, w, 3) RGB in [0, 1] to (1, 3, h, w) as the weight set wants it."""
+    b = ops.builder
+    x = b.op("Transpose", image.name, perm=[0, 3, 1, 2])
+    if card.channel_order == "bgr":
+        x = b.op("Concat", *(b.op("Slice", x, b.ints(i), b.ints(i + 1), b.ints(1)) for i in (2, 1, 0)), axis=1)
+    mean, std = np.asarray(card.mean), np.asarray(card.std)
+    factor = b.constant((card.range / std).reshape(1, 3, 1, 1), np.float32)
+    shift = b.constant((mean / std).reshape(1, 3, 1, 1), np.float32)
+    return b.op("Sub", b.op("Mul", x, factor), shift)
+
+
+def _edges_repeated(b: Builder, x: str) -> str:
+    """(1, c, h, w) with its outermost pixels once more on every side (see `backbones/vgg.py`)."""
+    for axis in (2, 3):
+        first = b.op("Slice", x, b.ints(0), b.ints(1), b.ints(axis))
+        final = b.op("Slice", x, b.ints(-1), b.ints(np.iinfo(np.int64).max), b.ints(axis))
+        x = b.op("Concat", first, x, final, axis=axis)
+    return x

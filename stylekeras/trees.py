@@ -1,0 +1,29 @@
+"""Nested structures of dicts, lists and named tuples whose leaves are arrays, as targets, weights and states are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def transform(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The same structure with `function` of every leaf."""
+    if isinstance(tree, Mapping):
+        return {key: transform(function, item) for key, item in tree.items()}
+    if isinstance(tree, list):
+        return [transform(function, item) for item in tree]
+    if isinstance(tree, tuple):
+        items = [transform(function, item) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+    return function(tree)
+
+
+def leaves(tree: Any, name: str) -> dict[str, Any]:
+    """Every leaf under the names that lead to it, joined with slashes: `targets/styles/0/...`."""
+    if isinstance(tree, Mapping):
+        parts = tree.items()
+    elif isinstance(tree, list):
+        parts = dict(enumerate(tree)).items()
+    else:
+        return {name: tree}
+    return {path: leaf for key, item in parts for path, leaf in leaves(item, f"{name}/{key}").items()}

@@ -1,0 +1,244 @@
+"""What every engine promises. Those on Keras need a process each: KERAS_BACKEND says which one is tested in this."""
+
+import ast
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+from engines_here import ENGINES, load
+from fakes import scene
+
+import stylekeras as sk
+from stylekeras import engines, objective, optimizers, settings, style_losses
+from stylekeras import weights as weight_sets
+from stylekeras.errors import EngineError
+
+FRAMEWORKS = {"tensorflow", "jax", "torch", "onnxruntime", "openvino"}
+LAYERS = {"block1_conv2": 1.5, "block2_conv1": 0.7}
+every = pytest.mark.parametrize("engine", ENGINES, indirect=True)
+
+
+class Distance:
+    """mean((image - target)^2) for each target, with its weight."""
+
+    name = "distance"
+
+    def __call__(self, ops, image, features, targets, weights):
+        terms = {name: ops.mean(ops.square(image - target)) for name, target in targets["pictures"].items()}
+        return sum(weights[name] * value for name, value in terms.items()), terms
+
+
+@pytest.fixture
+def engine(request):
+    return load(request.param)
+
+
+@pytest.fixture(scope="module")
+def random_vgg():
+    return weight_sets.load("random", "vgg16", seed=5, last="block2_conv1")
+
+
+@pytest.fixture
+def loop(engine, random_vgg):
+    """A loop on the distance from a picture, with L-BFGS."""
+    taps = engine.backbone(random_vgg, ["block1_conv1"], pooling="max", padding="zeros")
+    return lambda optimizer: engine.loop(taps, Distance(), optimizer)
+
+
+def _problem(engine, rng, shape):
+    picture, image = rng.random((2, 1, *shape, 3))
+    return engine.tensor(image), engine.tensor({"pictures": {"a": picture}}), engine.tensor({"a": 0.5})
+
+
+def test_only_an_engine_imports_its_framework():
+    importers = set()
+    for path in Path(sk.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else names
+            importers |= {(path.stem, top) for name in names if (top := name.partition(".")[0]) in FRAMEWORKS}
+    assert importers == {(name, name) for name in FRAMEWORKS}
+
+
+def test_the_setting_knows_every_engine():
+    files = {path.stem for path in Path(engines.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files == FRAMEWORKS == set(engines.ORDER)
+    assert set(settings.CHOICES["engine"]) == {"auto", "onnx", *engines.ORDER}
+    assert set(engines.GPU_ORDER) | set(engines.ONNX_RUNTIMES) <= set(engines.ORDER)
+
+
+@every
+def test_tensors_and_arrays(engine):
+    nested = {"a": [np.arange(3), 2], "b": {"c": np.zeros((1, 2), np.float64), "d": []}}
+    back = engine.array(engine.tensor(nested))
+    assert back["a"][0].tolist() == [0, 1, 2]
+    assert back["a"][1] == 2
+    assert back["b"]["d"] == []
+    assert {value.dtype for value in (*back["a"], back["b"]["c"])} == {np.dtype("float32")}
+
+
+@every
+def test_it_says_what_it_is(engine):
+    assert engine.name in engines.ORDER
+    assert engine.version[0].isdigit()
+    assert engine.device.startswith(("CPU (", "GPU ("))
+    assert engine.precision == "float32"
+    assert isinstance(engine.memory_errors, tuple)
+
+
+@every
+@pytest.mark.parametrize("style_loss", settings.CHOICES["style_loss"])
+@pytest.mark.parametrize(("pooling", "padding"), [("max", "replicate"), ("average", "zeros")])
+def test_loss_terms_and_gradient_are_the_references(engine, random_vgg, rng, style_loss, pooling, padding):
+    """Two styles, sizes that no stride divides, and another picture and size through what is compiled already."""
+    taps = engine.backbone(random_vgg, list(LAYERS), pooling=pooling, padding=padding)
+    module = style_losses.load(style_loss)
+    evaluate = engine.evaluator(taps, objective.Objective(module))
+    network = reference.vgg(random_vgg.layers, "block2_conv1", pooling=pooling, padding=padding)
+    for shape in ((33, 37), (35, 32)):
+        image, content = scene(rng, *shape), scene(rng, *shape)
+        styles = [(scene(rng, 40, 34), 0.6), (scene(rng, 32, 45), 1.7)]
+        card = random_vgg.card
+        preprocessing = {"order": card.channel_order, "scale": card.range, "mean": card.mean, "std": card.std}
+        setup = reference.Setup(
+            network, content, styles, LAYERS, LAYERS, style_loss, True, 1.3, 2.1, 0.4, preprocessing
+        )
+        seen = taps(engine.tensor(content[None]))
+        sums = [
+            engine.array(objective.style_sums(engine.ops, module, taps(engine.tensor(picture[None])), LAYERS))
+            for picture, _ in styles
+        ]
+        targets = {
+            "content": objective.content_target(engine.ops, seen, LAYERS, relative=True),
+            "styles": [engine.tensor(objective.style_target(module, one, relative=True)) for one in sums],
+        }
+        weights = {
+            "content": 1.3,
+            "style": 2.1,
+            "tv": 0.4,
+            "content_layers": LAYERS,
+            "style_layers": LAYERS,
+            "styles": [0.6, 1.7],
+        }
+        found = engine.array(evaluate(engine.tensor(image[None]), targets, engine.tensor(weights)))
+        wanted = reference.objective(image.astype(float), setup)
+        assert found[0] == pytest.approx(wanted.loss, rel=2e-5)
+        assert found[1] == pytest.approx(wanted.terms, rel=5e-5)
+        assert np.linalg.norm(found[2][0] - wanted.gradient) < 1e-4 * np.linalg.norm(wanted.gradient)
+
+
+@every
+@pytest.mark.parametrize("name", settings.CHOICES["optimizer"])
+def test_a_loop_goes_on_from_its_saved_state(engine, loop, rng, name):
+    optimizer = optimizers.load(name)
+    image, targets, weights = _problem(engine, rng, (4, 5))
+    first = loop(optimizer)
+    first.start(optimizer.init(engine.ops, image, clip=True))
+    types = {field: value.dtype for field, value in engine.array(first.state)._asdict().items()}
+    steps = [first.step(targets, weights) for _ in range(4)]
+    state, terms = engine.array(first.state)._asdict(), steps[-1][2]
+    assert {field: value.dtype for field, value in state.items()} == types
+    kept = {field: value.copy() for field, value in state.items()}
+    rest = [first.step(targets, weights) for _ in range(4)]
+    for field, value in state.items():
+        np.testing.assert_array_equal(value, kept[field], err_msg="a later step changed a state that was taken out")
+
+    other = loop(optimizer)
+    other.restore(state, terms)
+    assert [other.step(targets, weights) for _ in range(4)] == rest
+    np.testing.assert_array_equal(engine.array(other.image), engine.array(first.image))
+
+
+@every
+def test_a_loop_changes_size_and_rests(engine, loop, rng):
+    one = loop(optimizers.load("lbfgs"))
+    for shape in ((4, 5), (8, 10), (3, 3)):
+        image, targets, weights = _problem(engine, rng, shape)
+        one.start(optimizers.load("lbfgs").init(engine.ops, image))
+        losses = [one.step(targets, weights)[1] for _ in range(40)]
+        assert one.image.shape == (1, *shape, 3)
+        assert losses[-1] < 1e-4 * losses[0]
+        one.rest()
+
+
+@every
+def test_a_steps_terms_are_the_kept_pictures(engine, loop, rng):
+    """A rejected trial changes neither the loss nor the terms that are reported."""
+    image, targets, weights = _problem(engine, rng, (4, 5))
+    one = loop(optimizers.load("lbfgs"))
+    one.start(optimizers.load("lbfgs").init(engine.ops, image))
+    evaluated, loss, terms = one.step(targets, weights)
+    assert evaluated == loss == pytest.approx(0.5 * terms["a"])
+    _, better, better_terms = one.step(targets, weights)
+    assert better < loss
+    evaluated, loss, terms = one.step(targets, engine.tensor({"a": float("nan")}))
+    assert math.isnan(evaluated)
+    assert loss == better
+    assert terms == better_terms
+
+
+@every
+def test_a_precision_it_does_not_have(engine):
+    with pytest.raises(EngineError, match=f"engine {engine.name} computes in float32.*not in float16"):
+        load(engine.name, "float16")
+
+
+def test_an_engine_that_is_not_there(monkeypatch):
+    with pytest.raises(EngineError, match=r"unknown engine 'tensorflw'; did you mean 'tensorflow'?"):
+        engines.load("tensorflw", "auto")
+    monkeypatch.setattr(engines.util, "find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    with pytest.raises(EngineError, match=r"engine openvino needs openvino.*: pip install 'stylekeras\[openvino\]'"):
+        engines.load("openvino", "auto")
+
+
+def test_auto_is_the_first_that_can_be_used(monkeypatch):
+    here = {"tensorflow", "torch", "onnxruntime"}
+    monkeypatch.setattr(engines, "missing", lambda name: [] if name in here else [name])
+    monkeypatch.setattr(engines, "gpu_driver", lambda: False)
+    monkeypatch.setitem(sys.modules, "keras", None)
+    usable = [name for name in engines.ORDER if name in here]
+    assert engines.pick(engines.ORDER) == usable[0]
+    assert engines.pick(engines.ONNX_RUNTIMES) == "onnxruntime"
+    here.discard("onnxruntime")
+    assert engines.pick(engines.ONNX_RUNTIMES) is None
+
+
+def test_on_a_gpu_auto_is_who_sees_it(monkeypatch):
+    class Module:
+        def __init__(self, sees):
+            self.sees_gpu = lambda: sees
+
+    monkeypatch.setattr(engines, "missing", lambda name: [])
+    monkeypatch.setattr(engines, "gpu_driver", lambda: True)
+    monkeypatch.setattr(engines, "_keras_is_free", lambda name: True)
+    monkeypatch.setattr(engines.importlib, "import_module", lambda name: Module(name.endswith("torch")))
+    assert engines.pick(engines.ORDER) == "torch"
+    monkeypatch.setattr(engines.importlib, "import_module", lambda name: Module(False))
+    assert engines.pick(engines.ORDER) == engines.ORDER[0]
+
+
+def test_the_onnx_engines_import_neither_tensorflow_nor_keras():
+    program = """
+import json, sys
+import numpy as np
+import stylekeras as sk
+image, photo, painting = np.random.default_rng(0).random((3, 40, 36, 3))
+chosen = sk.Settings(engine=sys.argv[1], weights="random", backbone="vgg16", content_layers="block1_conv2",
+                     style_layers="block1_conv1,block2_conv1", size=40, min_size=None, steps=2)
+evaluation = sk.loss_and_gradient(image, photo, painting, chosen)
+picture = sk.stylize(photo, painting, chosen)
+print(json.dumps([evaluation.loss, picture.shape, evaluation.provenance["engine"], sorted(sys.modules)]))
+"""
+    for name in ("onnxruntime", "openvino"):
+        done = subprocess.run([sys.executable, "-c", program, name], capture_output=True, text=True, check=True)
+        loss, shape, ran, modules = json.loads(done.stdout.splitlines()[-1])
+        assert loss > 0
+        assert shape == [40, 36, 3]
+        assert ran == name
+        assert not {"tensorflow", "keras", "jax", "torch"} & set(modules)

@@ -13,7 +13,7 @@ import typer
 
 import stylekeras as sk
 
-from . import demo, display, doctor, evaluate, reconstruct, sheet, stylize, weights
+from . import demo, display, doctor, evaluate, export, reconstruct, sheet, stylize, weights
 from .signals import terminable
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
@@ -29,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 weights_app = typer.Typer(rich_markup_mode="rich", help="Weight sets: list, fetch, convert.")
+export_app = typer.Typer(rich_markup_mode="rich", help="ONNX files for other programs: taps, step.")
 
 
 def _version(value: bool) -> None:
@@ -47,8 +48,9 @@ def _root(context: typer.Context, version: Version = False) -> None:
     _help_if_alone(context)
 
 
+@export_app.callback(invoke_without_command=True)
 @weights_app.callback(invoke_without_command=True)
-def _weights(context: typer.Context) -> None:
+def _group(context: typer.Context) -> None:
     _help_if_alone(context)
 
 
@@ -84,7 +86,10 @@ for _command in (
     app.command()(_interruptible(_command))
 for _name, _command in (("list", weights.list_sets), ("fetch", weights.fetch), ("convert", weights.convert)):
     weights_app.command(_name)(_interruptible(_command))
+for _command in (export.taps, export.step):
+    export_app.command()(_interruptible(_command))
 app.add_typer(weights_app, name="weights")
+app.add_typer(export_app, name="export")
 
 
 def _usage(error: Any) -> int:

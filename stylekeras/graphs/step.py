@@ -18,7 +18,9 @@ from stylekeras.graphs.gradient import append_gradient
 from stylekeras.graphs.trace import Ops, Tensor
 
 
-def build(taps: onnx.ModelProto, objective: Any, targets: Any, weights: Any, **metadata: str) -> onnx.ModelProto:
+def build(
+    taps: onnx.ModelProto, objective: Any, targets: Any, weights: Any, metadata: Mapping[str, str] | None = None
+) -> onnx.ModelProto:
     """The step of an objective on a taps model.
 
     Args:
@@ -37,7 +39,7 @@ def build(taps: onnx.ModelProto, objective: Any, targets: Any, weights: Any, **m
     features = ops.splice(taps, {"image": inputs["image"]}, prefix="taps/")
     loss, terms = objective(ops, inputs["image"], features, given["targets"], given["weights"])
     outputs = {"loss": loss, **{f"terms/{name}": value for name, value in terms.items()}}
-    model = ops.model("style_transfer_step", inputs, outputs, **metadata)
+    model = ops.model("style_transfer_step", inputs, outputs, metadata)
     return append_gradient(model, "loss", ["image"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -12,11 +12,14 @@ from stylekeras.graphs.trace import Ops, Tensor
 from stylekeras.weights import Card, Weights, deepest
 
 
-def vgg(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str) -> onnx.ModelProto:
+def vgg(
+    weights: Weights, taps: Iterable[str], *, pooling: str, padding: str, metadata: Mapping[str, str] | None = None
+) -> onnx.ModelProto:
     """VGG16 or VGG19 cut after the deepest tap, the same network as `backbones/vgg.py` builds in Keras.
 
-    Args: as there. Returns: a model from "image" (1, h, w, 3) float32 RGB in [0, 1], any h and w from 32 up, to one
-        output (1, h', w', c) for each tap, under its name.
+    Args: as there; `metadata` goes into the model's.
+    Returns: a model from "image" (1, h, w, 3) float32 RGB in [0, 1], any h and w from 32 up, to one output
+        (1, h', w', c) for each tap, under its name.
     Raises: SettingsError for an unknown tap.
     """
     taps = list(dict.fromkeys(taps))
@@ -40,7 +43,7 @@ def vgg(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str) ->
             outputs[name] = ops.tensor(b.op("Transpose", x, perm=[0, 2, 3, 1]), (1, *size, len(bias)))
         if name == last:
             break
-    return ops.model(f"{weights.backbone}_taps", {"image": image}, {name: outputs[name] for name in taps})
+    return ops.model(f"{weights.backbone}_taps", {"image": image}, {name: outputs[name] for name in taps}, metadata)
 
 
 def _preprocessed(ops: Ops, image: Tensor, card: Card) -> str:

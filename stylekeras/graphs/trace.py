@@ -260,7 +260,11 @@ class Ops:
         return found
 
     def model(
-        self, name: str, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], **metadata: str
+        self,
+        name: str,
+        inputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+        metadata: Mapping[str, str] | None = None,
     ) -> onnx.ModelProto:
         """All that was traced as a model, inputs and outputs under the names given."""
         b = self.builder
@@ -273,7 +277,7 @@ class Ops:
         graph = helper.make_graph(nodes, name, infos(inputs), infos(outputs), b.constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         model.producer_name = "stylekeras"
-        helper.set_model_props(model, metadata)
+        helper.set_model_props(model, dict(metadata or {}))
         return model
 
     def tensor(self, name: str, shape: Iterable[Dim], dtype: npt.DTypeLike = np.float32) -> Tensor:

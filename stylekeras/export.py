@@ -1,0 +1,101 @@
+"""ONNX files that stand alone: the taps model, and the step (loss, terms and gradient) of any picture.
+
+They run in ONNX Runtime, OpenVINO, a browser or C#, without this package. Both are of open height and width, and carry
+what made them in their metadata. `examples/onnx_style_transfer.py` is a whole style transfer on them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stylekeras import arrays, objective, style_losses
+from stylekeras import weights as weight_sets
+from stylekeras.errors import SettingsError
+from stylekeras.settings import Settings
+
+if TYPE_CHECKING:
+    import onnx
+
+DEFAULTS = Settings()
+
+
+def taps(settings: Settings = DEFAULTS) -> onnx.ModelProto:
+    """The network of the settings, cut after the deepest of their layers.
+
+    Returns: a model from "image" (1, h, w, 3) float32 RGB in [0, 1], any h and w from 32 up, to one output
+        (1, h', w', c) for each of the content and style layers, under its name, after its ReLU.
+    Raises: RequestError for an unknown layer, or weights that cannot be had.
+    """
+    from stylekeras.graphs import taps as graphs
+
+    names = _layers(settings)
+    loaded = _weights(settings, names)
+    metadata = _metadata(settings, loaded)
+    return graphs.vgg(loaded, names, pooling=settings.pooling, padding=settings.padding, metadata=metadata)
+
+
+def step(settings: Settings = DEFAULTS, *, styles: int = 1) -> onnx.ModelProto:
+    """One step of the optimization: loss, terms and gradient.
+
+    Args: styles: how many style images there are.
+    Returns: a model with the inputs
+        "image" (1, h, w, 3) float32 RGB in [0, 1],
+        "targets/content/<tap>/features" (1, h', w', c): the photo's, of the size of the image's own,
+        "targets/content/<tap>/scale" (): what that layer's loss is divided by,
+        "targets/styles/<i>/<tap>/target/..." and "targets/styles/<i>/<tap>/scale": of a style image, see
+        `stylekeras/style_losses/`,
+        "weights/...": the scalars of the loss,
+        and the outputs "loss" (), "terms/..." () each and "gradient/image" (1, h, w, 3), all float32. The metadata
+        "weights" has the weights of these settings as JSON, by input name.
+    Raises: RequestError as `taps`.
+    """
+    if not 1 <= styles <= 64:
+        raise SettingsError(f"styles={styles}: expected a whole number from 1 to 64")
+    from stylekeras import trees
+    from stylekeras.graphs import step as graphs
+
+    names = _layers(settings)
+    loaded = _weights(settings, names)
+    module = style_losses.load(settings.style_loss)
+    # Only the shapes of these matter; two by two positions give every array its channels.
+    channels = weight_sets.CHANNELS[loaded.backbone]
+    features = {name: np.ones((1, 2, 2, channels[name]), np.float32) for name in names}
+    sums = objective.style_sums(arrays, module, features, settings.style_layers)
+    targets = {
+        "content": objective.content_target(arrays, features, settings.content_layers, relative=False),
+        "styles": [objective.style_target(module, sums, relative=False)] * styles,
+    }
+    weights = objective.weights(settings, [1.0] * styles)
+    metadata = _metadata(settings, loaded)
+    metadata["weights"] = json.dumps(trees.leaves(weights, "weights"))
+    return graphs.build(taps(settings), objective.Objective(module), targets, weights, metadata=metadata)
+
+
+def _layers(settings: Settings) -> list[str]:
+    return list(dict.fromkeys((*settings.content_layers, *settings.style_layers)))
+
+
+def _weights(settings: Settings, names: list[str]) -> weight_sets.Weights:
+    last = weight_sets.deepest(settings.backbone, names)
+    return weight_sets.load(settings.weights, settings.backbone, seed=settings.seed, last=last)
+
+
+def _metadata(settings: Settings, loaded: weight_sets.Weights) -> dict[str, str]:
+    from stylekeras import __version__
+
+    card = loaded.card
+    kept = ("style_loss", "loss_scale", "strength", "content_layers", "style_layers")
+    chosen = settings.to_dict()
+    return {
+        "stylekeras": __version__,
+        "settings": json.dumps({name: chosen[name] for name in kept}),
+        "backbone": loaded.backbone,
+        "pooling": settings.pooling,
+        "padding": settings.padding,
+        "weights_set": card.name,
+        "weights_sha256": loaded.sha256,
+        "weights_licence": card.licence,
+    }

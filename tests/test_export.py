@@ -1,0 +1,148 @@
+"""The exported files stand alone: their outputs are the engine's, for any picture."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from fakes import scene
+from PIL import Image
+
+import stylekeras as sk
+from stylekeras import export
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = {"content_layers": {"block2_conv1": 1.0}, "style_layers": {"block1_conv1": 2.0, "block2_conv1": 0.5}}
+
+
+def _settings(**changes):
+    return sk.Settings(backbone="vgg16", weights="random", engine="onnxruntime", **LAYERS, **changes)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Both files by the command line's own functions, and where they are."""
+    chosen = ["--backbone", "vgg16", "--weights", "random", "--content-layers", "block2_conv1", "--style-layers"]
+
+    def export_both(run, *options):
+        for what in ("taps", "step"):
+            given = options if what == "step" else ()
+            layers = "block1_conv1=2,block2_conv1=0.5"
+            code, _, err = run("export", what, "-o", tmp_path / f"{what}.onnx", *chosen, layers, *given)
+            assert code == 0, err
+        return tmp_path / "taps.onnx", tmp_path / "step.onnx"
+
+    return export_both
+
+
+@pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+def test_the_files_compute_what_the_engine_does(run, files, rng, style_loss):
+    """Two styles, two sizes: taps, then targets by hand, then the step, in ONNX Runtime without stylekeras."""
+    taps_file, step_file = files(run, "--style-loss", style_loss, "--styles", "2", "--strength", "0.6")
+    for path in (taps_file, step_file):
+        onnx.checker.check_model(str(path), full_check=True)
+    taps, step = (onnxruntime.InferenceSession(path) for path in (taps_file, step_file))
+    about = step.get_modelmeta().custom_metadata_map
+    weights = {name: np.float32(value) for name, value in json.loads(about["weights"]).items()}
+    settings = _settings(style_loss=style_loss, strength=0.6)
+    sys.path.insert(0, str(ROOT / "examples"))
+    try:
+        from onnx_style_transfer import style_target
+    finally:
+        sys.path.pop(0)
+    names = [output.name for output in taps.get_outputs()]
+    for height, width in ((40, 36), (37, 51)):
+        image, photo = scene(rng, height, width), scene(rng, height, width)
+        paintings = [scene(rng, max(height, width) - 4, max(height, width)) for _ in range(2)]
+        feeds = {"image": image[None], **weights}
+        content = dict(zip(names, taps.run(None, {"image": photo[None]}), strict=True))["block2_conv1"]
+        feeds["targets/content/block2_conv1/features"] = content
+        feeds["targets/content/block2_conv1/scale"] = np.mean(content**2)
+        for i, painting in enumerate(paintings):
+            features = dict(zip(names, taps.run(None, {"image": painting[None]}), strict=True))
+            for tap in LAYERS["style_layers"]:
+                target, scale = style_target(features[tap], style_loss)
+                feeds[f"targets/styles/{i}/{tap}/scale"] = np.float32(scale)
+                feeds |= {
+                    f"targets/styles/{i}/{tap}/target/{name}": np.asarray(value, np.float32)
+                    for name, value in target.items()
+                }
+        outputs = [output.name for output in step.get_outputs()]
+        given = {name: np.asarray(value) for name, value in feeds.items()}
+        found = dict(zip(outputs, step.run(None, given), strict=True))
+        wanted = sk.loss_and_gradient(image, photo, [sk.Style(painting) for painting in paintings], settings)
+        assert found["loss"] == pytest.approx(wanted.loss, rel=1e-5)
+        assert {name: float(found[f"terms/{name}"]) for name in wanted.terms} == pytest.approx(wanted.terms, rel=1e-4)
+        difference = found["gradient/image"][0] - wanted.gradient
+        assert np.linalg.norm(difference) < 1e-4 * np.linalg.norm(wanted.gradient)
+
+
+def test_the_metadata_says_what_it_is():
+    settings = _settings(content_weight=7.0)
+    for model in (export.taps(settings), export.step(settings)):
+        found = {item.key: item.value for item in model.metadata_props}
+        assert found["stylekeras"] == sk.__version__
+        assert found["backbone"] == "vgg16"
+        assert len(found["weights_sha256"]) == 64
+        assert json.loads(found["settings"])["style_layers"] == LAYERS["style_layers"]
+    assert json.loads(found["weights"])["weights/content"] == 7.0
+    inputs = {
+        item.name: [dim.dim_value or dim.dim_param for dim in item.type.tensor_type.shape.dim]
+        for item in model.graph.input
+    }
+    assert inputs["image"] == [1, "height", "width", 3]
+    assert set(json.loads(found["weights"])) <= set(inputs)
+
+
+def test_the_example_makes_a_picture(run, files, rng, tmp_path):
+    example = ROOT / "examples" / "onnx_style_transfer.py"
+    assert len(example.read_text("utf-8").splitlines()) < 80
+    taps, step = files(run)
+    for name in ("photo", "painting"):
+        Image.fromarray(np.uint8(255 * scene(rng, 60, 70))).save(tmp_path / f"{name}.png")
+    command = [sys.executable, str(example), taps, step, tmp_path / "photo.png", tmp_path / "painting.png"]
+    done = subprocess.run(
+        [*command, tmp_path / "out.png", "--size", "72", "--steps", "15"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1].startswith("72x62: loss ")
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.size == (72, 62)
+        assert np.asarray(picture).std() > 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["step", "-o", "step.onx"], "unknown ending '.onx'; use one of .onnx"),
+        (["step", "-o", "old.onnx"], "it exists"),
+        (["step", "-o", "new.onnx", "--style-layers", "blok1_conv1"], "did you mean 'block1_conv1'"),
+        (["taps", "-o", "new.onnx", "--weights", "no.npz"], "no such weights file"),
+        (["step", "-o", "new.onnx", "--styles", "0"], "greater than or equal to 1"),
+        (["taps", "-o", "new.onnx", "--style-loss", "gram"], "No such option"),
+    ],
+)
+def test_a_wrong_request_writes_nothing(run, tmp_path, monkeypatch, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.onnx").write_bytes(b"old")
+    code, out, err = run("export", *arguments)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert [path.name for path in tmp_path.iterdir()] == ["old.onnx"]
+    assert (tmp_path / "old.onnx").read_bytes() == b"old"
+
+
+def test_a_full_disk_is_an_error(run, tmp_path, monkeypatch):
+    from stylekeras import files
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write", full)
+    options = ["--weights", "random", "--content-layers", "block1_conv1", "--style-layers", "block1_conv1"]
+    code, _, err = run("export", "taps", "-o", tmp_path / "taps.onnx", *options)
+    assert code == 1
+    assert "No space left" in err

@@ -46,7 +46,7 @@ _PANELS = {
 _PANEL = {name: panel for panel, names in _PANELS.items() for name in names}
 _METAVARS = {
     **{name: "|".join(choices) for name, choices in CHOICES.items()},
-    "backbone": "|".join(BACKBONES),
+    "backbone": "|".join((*BACKBONES, "FILE.onnx")),
     "content_layers": "TAPS",
     "init": "|".join((*INITS, "FILE")),
     "min_size": "N",

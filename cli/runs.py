@@ -15,13 +15,14 @@ import numpy as np
 
 import stylekeras as sk
 from stylekeras import pyramid, recipe
+from stylekeras.backbones import is_file
 from stylekeras.errors import nearest
 from stylekeras.images import check_output
 from stylekeras.settings import INITS
 from stylekeras.weights import CHANNELS, nearest_layer
 
 from .display import Display, Schedule, interrupted, strict
-from .signals import uninterrupted
+from .signals import noticed, uninterrupted
 
 INTERRUPTED = 130
 
@@ -116,6 +117,8 @@ def check_layers(settings: sk.Settings) -> None:
 
     Raises: SettingsError for a layer that no backbone has.
     """
+    if is_file(settings.backbone):
+        return  # the file knows, and is not read twice
     every = {name for names in CHANNELS.values() for name in names}
     for tap in (*settings.content_layers, *settings.style_layers):
         if tap not in every:
@@ -170,7 +173,7 @@ def follow(
     seen: deque[tuple[int, sk.Progress]] = deque(maxlen=1 if job.settings.optimizer == "lbfgs" else 2)
     outcome, done = Outcome(), 0
     try:
-        with display.progress(job.schedule, title) as run:
+        with noticed() as check_interrupted, display.progress(job.schedule, title) as run:
             for progress in sk.iterate(job.content, list(job.styles), job.settings):
                 done += 1
                 seen.append((done, progress))
@@ -183,6 +186,7 @@ def follow(
                 run.step(progress)
                 if watch is not None:
                     watch(done, progress)
+                check_interrupted()
     except (KeyboardInterrupt, Exception) as error:
         outcome.error = error
     with uninterrupted():  # it takes a moment, and is all that is left to do

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 
@@ -14,6 +14,26 @@ def terminable() -> Iterator[None]:
     """SIGTERM is Ctrl-C meanwhile."""
     with _handled({signal.SIGTERM: signal.default_int_handler}):
         yield
+
+
+@contextlib.contextmanager
+def noticed() -> Iterator[Callable[[], None]]:
+    """Gives a function that raises KeyboardInterrupt if one has been lost.
+
+    Where frameworks run Python from C++ or from a finalizer, exceptions are ignored, that of Ctrl-C too.
+    """
+    came = threading.Event()
+
+    def interrupt(number: int, frame: Any) -> None:
+        came.set()
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if came.is_set():
+            raise KeyboardInterrupt
+
+    with _handled(dict.fromkeys((signal.SIGINT, signal.SIGTERM), interrupt)):
+        yield check
 
 
 @contextlib.contextmanager

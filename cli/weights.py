@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import Json, Overwrite, Quiet
 
+if TYPE_CHECKING:
+    from .display import Display
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A set's name, 'imagenet' or 'offline'.", show_default=False)]
+File = Annotated[
+    str | None, typer.Argument(metavar="[FILE.onnx]", help="A network in an ONNX file.", show_default=False)
+]
 Backbone = Annotated[str, typer.Option("--backbone", metavar="vgg19|vgg16", help="Whose, for 'imagenet'.")]
 Source = Annotated[str, typer.Argument(metavar="IN", help="A weight file, or a set's name.", show_default=False)]
 Target = Annotated[str, typer.Argument(metavar="OUT", help="Ends in .npz or .safetensors.", show_default=False)]
 
 
-def list_sets(as_json: Json = False) -> int:
-    """Show every weight set, and where it is or how to get it."""
+def list_sets(file: File = None, as_json: Json = False) -> int:
+    """Show every weight set, and where it is or how to get it; or what in an .onnx FILE can be a layer."""
     from stylekeras import weights
 
     from .display import Display
 
-    display, rows = Display(json=as_json), weights.catalogue()
+    display = Display(json=as_json)
+    if file is not None:
+        return _list_taps(file, display)
+    rows = weights.catalogue()
     if as_json:
         for row in rows:
             display.event("set", **row)
@@ -40,6 +49,18 @@ def list_sets(as_json: Json = False) -> int:
             for row in rows
         ),
     )
+    return 0
+
+
+def _list_taps(file: str, display: Display) -> int:
+    from stylekeras.graphs.file import candidates
+
+    taps = candidates(file)
+    if display.json:
+        for tap in taps:
+            display.event("tap", name=tap.name, channels=tap.channels, operator=tap.operator)
+        return 0
+    display.table(("layer", "channels", "made by"), [(tap.name, str(tap.channels), tap.operator) for tap in taps])
     return 0
 
 

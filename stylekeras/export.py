@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stylekeras import arrays, objective, style_losses
-from stylekeras import weights as weight_sets
+from stylekeras import arrays, backbones, objective, style_losses
 from stylekeras.errors import SettingsError
 from stylekeras.settings import Settings
+from stylekeras.weights import Weights
 
 if TYPE_CHECKING:
     import onnx
@@ -31,10 +31,11 @@ def taps(settings: Settings = DEFAULTS) -> onnx.ModelProto:
     """
     from stylekeras.graphs import taps as graphs
 
-    names = _layers(settings)
-    loaded = _weights(settings, names)
+    loaded = _network(settings)
     metadata = _metadata(settings, loaded)
-    return graphs.vgg(loaded, names, pooling=settings.pooling, padding=settings.padding, metadata=metadata)
+    return graphs.build(
+        loaded, _layers(settings), pooling=settings.pooling, padding=settings.padding, metadata=metadata
+    )
 
 
 def step(settings: Settings = DEFAULTS, *, styles: int = 1) -> onnx.ModelProto:
@@ -57,12 +58,14 @@ def step(settings: Settings = DEFAULTS, *, styles: int = 1) -> onnx.ModelProto:
     from stylekeras import trees
     from stylekeras.graphs import step as graphs
 
-    names = _layers(settings)
-    loaded = _weights(settings, names)
+    loaded = _network(settings)
     module = style_losses.load(settings.style_loss)
+    model = taps(settings)
     # Only the shapes of these matter; two by two positions give every array its channels.
-    channels = weight_sets.CHANNELS[loaded.backbone]
-    features = {name: np.ones((1, 2, 2, channels[name]), np.float32) for name in names}
+    features = {
+        item.name: np.ones((1, 2, 2, item.type.tensor_type.shape.dim[3].dim_value), np.float32)
+        for item in model.graph.output
+    }
     sums = objective.style_sums(arrays, module, features, settings.style_layers)
     targets = {
         "content": objective.content_target(arrays, features, settings.content_layers, relative=False),
@@ -71,19 +74,21 @@ def step(settings: Settings = DEFAULTS, *, styles: int = 1) -> onnx.ModelProto:
     weights = objective.weights(settings, [1.0] * styles)
     metadata = _metadata(settings, loaded)
     metadata["weights"] = json.dumps(trees.leaves(weights, "weights"))
-    return graphs.build(taps(settings), objective.Objective(module), targets, weights, metadata=metadata)
+    return graphs.build(model, objective.Objective(module), targets, weights, metadata=metadata)
 
 
 def _layers(settings: Settings) -> list[str]:
     return list(dict.fromkeys((*settings.content_layers, *settings.style_layers)))
 
 
-def _weights(settings: Settings, names: list[str]) -> weight_sets.Weights:
-    last = weight_sets.deepest(settings.backbone, names)
-    return weight_sets.load(settings.weights, settings.backbone, seed=settings.seed, last=last)
+def _network(settings: Settings) -> Weights | backbones.NetworkFile:
+    names = _layers(settings)
+    return backbones.load(
+        settings.backbone, settings.weights, names, preprocessing=settings.preprocessing, seed=settings.seed
+    )
 
 
-def _metadata(settings: Settings, loaded: weight_sets.Weights) -> dict[str, str]:
+def _metadata(settings: Settings, loaded: Weights | backbones.NetworkFile) -> dict[str, str]:
     from stylekeras import __version__
 
     card = loaded.card

@@ -29,6 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "colors": ("style", "luminance", "match"),
     "engine": ("auto", "tensorflow", "onnx", "onnxruntime", "openvino", "jax", "torch"),
     "precision": ("auto", "float32", "bfloat16"),
+    "preprocessing": ("auto", "torchvision", "caffe", "unit"),
 }
 INITS = ("content", "noise", "style")
 
@@ -80,7 +81,8 @@ class Settings:
     init_noise: float = _option(0.15, "Noise added to the starting picture, so that flat areas take the style too.")
     seed: int = _option(0, "Seed of the noise and of random weights.")
     colors: str = _option("style", "'luminance' keeps the photo's colours, 'match' moves the style's to them first.")
-    backbone: str = _option("vgg19", "The network that looks.")
+    backbone: str = _option("vgg19", "The network that looks; an .onnx file for any other.")
+    preprocessing: str = _option("auto", "How pictures enter the network; 'auto' is as the weights were trained.")
     weights: str = _option("auto", "A weight set (auto, imagenet, offline, random) or a file.")
     engine: str = _option("auto", "What computes.")
     precision: str = _option("auto", "Arithmetic inside the backbone; losses and the picture are always float32.")
@@ -250,7 +252,7 @@ def _text(name: str, value: Any) -> str:
 
 def _backbone(name: str, value: Any) -> str:
     text = _text(name, value)
-    if text not in BACKBONES:
+    if text not in BACKBONES and not text.lower().endswith(".onnx"):
         raise SettingsError(f"{name}={text!r} is unknown{nearest(text, BACKBONES)}")
     return text
 

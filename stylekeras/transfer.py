@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from stylekeras import color, engines, images, objective, optimizers, pyramid, style_losses
-from stylekeras import weights as weight_sets
-from stylekeras.errors import DivergedError, RunError, SettingsError, nearest
+from stylekeras import backbones, color, engines, images, objective, optimizers, pyramid, style_losses
+from stylekeras.errors import DivergedError, EngineError, RunError, SettingsError, nearest
 from stylekeras.progress import Evaluation, Progress
 from stylekeras.settings import INITS, Settings, Style
 
@@ -166,16 +165,16 @@ def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start:
 
 
 def _machine(settings: Settings, taps: tuple[str, ...]) -> _Machine:
-    last = weight_sets.deepest(settings.backbone, taps)
-    file = Path(settings.weights) if os.path.isfile(settings.weights) else None
+    files = [Path(name) for name in (settings.weights, settings.backbone) if os.path.isfile(name)]
+    engine = "onnx" if settings.engine == "auto" and backbones.is_file(settings.backbone) else settings.engine
     return _built(
-        settings.engine,
+        engine,
         settings.precision,
         settings.weights,
-        file and (file.stat().st_mtime_ns, file.stat().st_size),
+        tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in files),
         settings.seed if settings.weights == "random" else 0,
         settings.backbone,
-        last,
+        settings.preprocessing,
         taps,
         settings.pooling,
         settings.padding,
@@ -190,19 +189,21 @@ def _built(
     engine_name: str,
     precision: str,
     weights: str,
-    changed: tuple[int, int] | None,
+    changed: tuple[tuple[int, int], ...],
     seed: int,
     backbone: str,
-    last: str,
+    preprocessing: str,
     taps: tuple[str, ...],
     pooling: str,
     padding: str,
     style_loss_name: str,
     optimizer_name: str,
 ) -> _Machine:
-    """Build and, lazily, compile; the arguments are all that it depends on (`changed` tells versions of a file)."""
+    """Build and, lazily, compile; the arguments are all that it depends on (`changed` tells versions of files)."""
     engine = engines.load(engine_name, precision)
-    loaded = weight_sets.load(weights, backbone, seed=seed, last=last)
+    loaded = backbones.load(backbone, weights, taps, preprocessing=preprocessing, seed=seed)
+    if backbones.is_file(backbone) and not engine.reads_onnx:
+        raise EngineError(f"engine {engine.name} has no networks from ONNX files; use engine=onnx")
     extract = engine.backbone(loaded, list(taps), pooling=pooling, padding=padding)
     optimizer = optimizers.load(optimizer_name)
     loss = objective.Objective(style_losses.load(style_loss_name))

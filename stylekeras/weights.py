@@ -289,6 +289,14 @@ def _random(backbone: str, seed: int, last: str | None) -> Weights:
     return Weights(card, layers, backbone, f"random numbers, seed {int(seed)}", _arrays_sha256(layers))
 
 
+def sha256(path: Path) -> str:
+    """The hash of a file, in hex.
+
+    Raises: WeightsError if it cannot be read, or is larger than any network's file.
+    """
+    return _digest(path, "sha256")
+
+
 def _load_file(path: Path, backbone: str | None, last: str | None) -> Weights:
     _check_file(path)
     _check_ending(path)
@@ -387,7 +395,7 @@ def _check_file(path: Path) -> None:
     if size == 0:
         raise WeightsError(f"{path}: is empty, expected a weights file")
     if size > _MAX_FILE:
-        raise WeightsError(f"{path}: has {size:,} bytes, more than any VGG weights file ({_MAX_FILE:,} at most)")
+        raise WeightsError(f"{path}: has {size:,} bytes, more than any weights file ({_MAX_FILE:,} at most)")
 
 
 def _digest(path: Path, kind: str) -> str:
@@ -644,7 +652,7 @@ def _open_npz(path: Path) -> Iterator[_Contents]:
     with zipfile.ZipFile(path) as archive:
         members = [item for item in archive.infolist() if item.filename.endswith(".npy")]
         if len(members) > _MAX_OBJECTS:
-            raise WeightsError(f"{path}: holds {len(members):,} arrays, more than any VGG weights file")
+            raise WeightsError(f"{path}: holds {len(members):,} arrays, more than any weights file")
         for item in members:
             name = item.filename[: -len(".npy")]
             ours = _LAYER.fullmatch(name.partition("/")[0]) or _TORCH_NAME.fullmatch(name)
@@ -725,8 +733,13 @@ def _open_h5(path: Path) -> Iterator[_Contents]:
     Legacy `block1_conv1/block1_conv1/kernel:0` or `block1_conv1/block1_conv1_W_1:0` at any depth, Keras 3's
     `layers/conv2d_1/vars/0` with our name in the attribute `name` or by position, and `block1/layers/conv2d_1/vars/0`.
     """
-    import h5py
-
+    try:
+        import h5py
+    except ImportError as error:
+        raise WeightsError(
+            f"{path}: needs the h5py package: pip install h5py; or, where it is installed, convert the file: "
+            f"stylekeras weights convert {path.name} {path.name.partition('.')[0]}.npz"
+        ) from error
     tensors: dict[str, _Tensor] = {}
     positions: dict[int, dict[str, _Tensor]] = {}
     with h5py.File(path, "r") as file:

@@ -1,5 +1,6 @@
 """`stylekeras stylize`: the picture and its recipe, JSON, what is refused, and what is left when it ends early."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -370,6 +371,19 @@ def test_ctrl_c(folder):
     assert "Traceback" not in err
     assert "absl" not in err
     assert size_of("out.png") == (48, 36)
+
+
+def test_ctrl_c_that_a_framework_swallows(run, folder, monkeypatch):
+    def swallowing(*arguments):
+        for progress in fake_iterate(*arguments):
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+            yield progress
+
+    monkeypatch.setattr(sk, "iterate", swallowing)
+    code, _, err = run("stylize", "photo.png", "paint.png", "-o", "out.png", *TINY)
+    assert code == 130
+    assert err.splitlines()[-1] == "interrupted; the picture so far is in out.png"
 
 
 def test_a_file_that_appears_meanwhile_is_kept_and_so_is_the_picture(run, folder, monkeypatch):

@@ -1,6 +1,8 @@
 """The wheel, not the checkout: what it installs, and that it works from another folder."""
 
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -56,3 +58,55 @@ def test_an_installed_wheel_runs_the_demo_elsewhere(wheel, tmp_path):
     assert "a.png" in printed
     with Image.open(elsewhere / "a.png") as picture:
         assert max(picture.size) == 48
+
+
+def _closure(*packages):
+    """Installed packages and all that they need."""
+    found, waiting = {}, list(packages)
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name in found:
+            continue
+        found[name] = importlib.metadata.distribution(name)
+        for line in found[name].requires or ():
+            if "extra ==" not in line and "win32" not in line and "Windows" not in line:
+                waiting.append(re.match(r"[\w.-]+", line)[0])
+    return found
+
+
+def test_the_onnx_engine_needs_neither_tensorflow_nor_keras(wheel, tmp_path):
+    """As after `pip install --no-deps` of the wheel, and numpy, pillow, typer, onnx and onnxruntime."""
+    site = tmp_path / "site"
+    packages = _closure("numpy", "pillow", "typer", "onnx", "onnxruntime")
+    assert not {"tensorflow", "keras", "h5py"} & set(packages)
+    site.mkdir()
+    for package in packages.values():
+        for top in {file.parts[0] for file in package.files} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(package.locate_file(top))
+    zipfile.ZipFile(wheel).extractall(site)
+    for name in ("photo", "painting"):
+        Image.effect_noise((64, 48), 90).convert("RGB").save(tmp_path / f"{name}.png")
+    weights = tmp_path / "vgg16.npz"
+    _run(sys.executable, "-m", "stylekeras", "weights", "convert", "offline", weights, cwd=tmp_path)
+
+    def stylekeras(*arguments):
+        environment = {"PYTHONPATH": str(site), "HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+        command = [sys.executable, "-S", "-m", "stylekeras", *arguments]
+        return subprocess.run(
+            [str(part) for part in command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    small = ["--size", "48", "--min-size", "none", "--steps", "2", "--backbone", "vgg16"]
+    made = stylekeras(
+        "stylize", "photo.png", "painting.png", "-o", "out.png", *small, "--weights", weights, "--engine", "onnx"
+    )
+    assert made.returncode == 0, made.stderr
+    assert "onnxruntime" in made.stderr
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.size == (48, 36)
+    told = stylekeras("evaluate", "out.png", "photo.png", "painting.png", "--backbone", "vgg16", "--weights", weights)
+    assert told.returncode == 0, "auto is the engine that is there: " + told.stderr
+    missing = stylekeras("evaluate", "out.png", "photo.png", "painting.png", "--engine", "tensorflow")
+    assert missing.returncode == 2
+    assert missing.stderr.strip() == "Error: engine tensorflow needs tensorflow and keras: pip install tensorflow keras"

@@ -26,6 +26,7 @@ class Engine:
     name = "jax"
     version = jax.__version__
     ops = keras.ops
+    reads_onnx = False
 
     def __init__(self, precision: str) -> None:
         self.memory_errors = (jax.errors.JaxRuntimeError,)

@@ -39,6 +39,7 @@ class Engine:
     name = "tensorflow"
     version = tf.__version__
     ops = keras.ops
+    reads_onnx = False
     memory_errors = (tf.errors.ResourceExhaustedError,)
 
     def __init__(self, precision: str) -> None:

@@ -27,6 +27,7 @@ class Engine:
     name = "torch"
     version = torch.__version__
     ops = keras.ops
+    reads_onnx = False
     memory_errors = (torch.OutOfMemoryError,)
 
     def __init__(self, precision: str) -> None:

@@ -141,23 +141,28 @@ class Builder:
         """Sum `tensor`, which has the shape of `of`, to the shape of `target`, which was broadcast to it."""
         wide, narrow = self.shapes[of], self.shapes[target]
         lead = len(wide) - len(narrow)
-        axes, certain = list(range(lead)), True
+        axes, open_axes = list(range(lead)), []
         for axis, (there, here) in enumerate(zip(narrow, wide[lead:], strict=True), start=lead):
             if there == 1 and here != 1:
                 axes.append(axis)
             elif of not in self.same_sizes and (there is None or (there != here and not isinstance(there, int))):
-                certain = False
-        if certain and not axes:
-            return tensor
-        if certain:
-            summed = self.op("ReduceSum", tensor, self.ints(*axes), keepdims=1)
-            return summed if lead == 0 else self.reshape(summed, target)
-        small = self.shape(target)
-        padded = self.join(self.ints(*[1] * lead), small) if lead else small
-        ones = self.op("Equal", padded, self.ints(1))
-        where = self.op("Reshape", self.op("NonZero", ones), self.ints(-1))
-        summed = self.op("ReduceSum", tensor, where, keepdims=1, noop_with_empty_axes=1)
-        return self.op("Reshape", summed, small, allowzero=1)
+                open_axes.append(axis)
+        if axes:
+            tensor = self.op("ReduceSum", tensor, self.ints(*axes), keepdims=1)
+        for axis in open_axes:
+            tensor = self._sum_where_one(tensor, axis, self.shape(target, axis - lead, axis - lead + 1))
+        return tensor if lead == 0 else self.reshape(tensor, target)
+
+    def _sum_where_one(self, tensor: str, axis: int, size: str) -> str:
+        """`tensor` summed along an axis, if `size` is 1; else as it is."""
+        # Axes that are only known when it runs are more than OpenVINO takes; bounds of a slice are not. So the sum is
+        # put behind the summands, and one or the other cut out.
+        total = self.op("ReduceSum", tensor, self.ints(axis), keepdims=1)
+        both = self.op("Concat", tensor, total, axis=axis)
+        length = self.op("Shape", tensor, start=axis, end=axis + 1)
+        is_one = self.op("Cast", self.op("Equal", size, self.ints(1)), to=int(onnx.TensorProto.INT64))
+        end = self.op("Add", length, is_one)
+        return self.op("Slice", both, self.op("Mul", length, is_one), end, self.ints(axis))
 
 
 def known_shape(info: onnx.ValueInfoProto) -> list[Dim] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from stylekeras import arrays, trees
+from stylekeras.backbones import NetworkFile
 from stylekeras.engines import Loop
 from stylekeras.graphs import store
 from stylekeras.weights import Weights
@@ -27,6 +28,7 @@ class GraphEngine:
     device: str
     precision: str
     ops = arrays
+    reads_onnx = True
     memory_errors: tuple[type[Exception], ...] = ()
 
     def prepare(self, graph: bytes) -> Run:
@@ -41,14 +43,16 @@ class GraphEngine:
         """A nested structure as NumPy arrays."""
         return trees.transform(np.asarray, value)
 
-    def backbone(self, weights: Weights, taps: list[str], *, pooling: str, padding: str) -> Taps:
+    def backbone(self, weights: Weights | NetworkFile, taps: list[str], *, pooling: str, padding: str) -> Taps:
         """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}."""
-        shape = {"backbone": weights.backbone, "taps": taps, "pooling": pooling, "padding": padding}
+        card = weights.card
+        shape: dict[str, Any] = {"backbone": weights.backbone, "taps": taps, "pooling": pooling, "padding": padding}
+        shape["preprocessing"] = [card.channel_order, card.range, card.mean, card.std]
 
         def build() -> bytes:
             from stylekeras.graphs import taps as graphs
 
-            return bytes(graphs.vgg(weights, taps, pooling=pooling, padding=padding).SerializeToString())
+            return bytes(graphs.build(weights, taps, pooling=pooling, padding=padding).SerializeToString())
 
         return Taps(self, {"weights": weights.sha256, **shape}, build)
 

@@ -7,27 +7,53 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx
 
+from stylekeras.backbones import NetworkFile
+from stylekeras.errors import SettingsError
 from stylekeras.graphs.builder import Builder
 from stylekeras.graphs.trace import Ops, Tensor
 from stylekeras.weights import Card, Weights, deepest
 
 
-def vgg(
-    weights: Weights, taps: Iterable[str], *, pooling: str, padding: str, metadata: Mapping[str, str] | None = None
+def build(
+    network: Weights | NetworkFile,
+    taps: Iterable[str],
+    *,
+    pooling: str,
+    padding: str,
+    metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """VGG16 or VGG19 cut after the deepest tap, the same network as `backbones/vgg.py` builds in Keras.
+    """The taps model of VGG's weights or of a network in a file.
 
-    Args: as there; `metadata` goes into the model's.
+    Args: `pooling` and `padding` as in `backbones/vgg.py`, a file has its own; `metadata` goes into the model's.
     Returns: a model from "image" (1, h, w, 3) float32 RGB in [0, 1], any h and w from 32 up, to one output
         (1, h', w', c) for each tap, under its name.
-    Raises: SettingsError for an unknown tap.
+    Raises: SettingsError for an unknown tap, GraphError if a file cannot be used.
     """
+    if isinstance(network, Weights):
+        return vgg(network, taps, pooling=pooling, padding=padding, metadata=metadata)
+    if pooling != "max":
+        raise SettingsError(f"pooling={pooling!r}: the network in {network.path.name} has its own; leave it out")
+
+    from stylekeras.graphs import file
+
+    return file.taps(network.path, taps, network.card, metadata)
+
+
+def vgg(
+    weights: Weights,
+    taps: Iterable[str],
+    *,
+    pooling: str,
+    padding: str,
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """VGG16 or VGG19 cut after the deepest tap, the same network as `backbones/vgg.py` builds in Keras; see `build`."""
     taps = list(dict.fromkeys(taps))
     last = deepest(weights.backbone, taps)
     ops = Ops(Builder())
     b = ops.builder
     image = ops.input("image", (1, "height", "width", 3))
-    x = _preprocessed(ops, image, weights.card)
+    x = preprocessed(ops, image, weights.card)
     block, outputs = "block1", {}
     for name, (kernel, bias) in weights.layers.items():
         if name[:6] != block:
@@ -46,8 +72,8 @@ def vgg(
     return ops.model(f"{weights.backbone}_taps", {"image": image}, {name: outputs[name] for name in taps}, metadata)
 
 
-def _preprocessed(ops: Ops, image: Tensor, card: Card) -> str:
-    """(1, h, w, 3) RGB in [0, 1] to (1, 3, h, w) as the weight set wants it."""
+def preprocessed(ops: Ops, image: Tensor, card: Card) -> str:
+    """(1, h, w, 3) RGB in [0, 1] to (1, 3, h, w) as the network wants it."""
     b = ops.builder
     x = b.op("Transpose", image.name, perm=[0, 3, 1, 2])
     if card.channel_order == "bgr":

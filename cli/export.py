@@ -13,6 +13,7 @@ from .options import Config, Json, Overwrite, Quiet, settings, with_settings
 
 Output = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Ends in .onnx.", show_default=False)]
 Count = Annotated[int, typer.Option("--styles", metavar="N", min=1, max=64, help="How many style images.")]
+Masks = Annotated[bool, typer.Option("--masks", help="Each style has a region: one mask more for each layer.")]
 
 # What a graph does not depend on; the seed is that of random weights.
 _WITHOUT = (*UNUSED, "tv_weight", "colors", "engine", "precision")
@@ -37,6 +38,7 @@ def taps(
 def step(
     output: Output,
     styles: Count = 1,
+    masks: Masks = False,
     config: Config = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -45,7 +47,9 @@ def step(
     given: dict[str, Any],
 ) -> int:
     """Write a step: picture, targets and weights in; loss, terms and the gradient in the picture out."""
-    return _export("step", given, config, output, overwrite=overwrite, as_json=as_json, quiet=quiet, styles=styles)
+    return _export(
+        "step", given, config, output, overwrite=overwrite, as_json=as_json, quiet=quiet, styles=styles, masks=masks
+    )
 
 
 def _export(

@@ -38,16 +38,18 @@ def taps(settings: Settings = DEFAULTS) -> onnx.ModelProto:
     )
 
 
-def step(settings: Settings = DEFAULTS, *, styles: int = 1) -> onnx.ModelProto:
+def step(settings: Settings = DEFAULTS, *, styles: int = 1, masks: bool = False) -> onnx.ModelProto:
     """One step of the optimization: loss, terms and gradient.
 
-    Args: styles: how many style images there are.
+    Args: styles: how many style images there are; masks: whether each has a region of the picture.
     Returns: a model with the inputs
         "image" (1, h, w, 3) float32 RGB in [0, 1],
         "targets/content/<tap>/features" (1, h', w', c): the photo's, of the size of the image's own,
         "targets/content/<tap>/scale" (): what that layer's loss is divided by,
         "targets/styles/<i>/<tap>/target/..." and "targets/styles/<i>/<tap>/scale": of a style image, see
         `stylekeras/style_losses/`,
+        "targets/styles/<i>/<tap>/mask" (1, h', w', 1), with `masks`: the weight in [0, 1], not 0 everywhere, of each
+        position of that tap for that style,
         "weights/...": the scalars of the loss,
         and the outputs "loss" (), "terms/..." () each and "gradient/image" (1, h, w, 3), all float32. The metadata
         "weights" has the weights of these settings as JSON, by input name.
@@ -67,9 +69,13 @@ def step(settings: Settings = DEFAULTS, *, styles: int = 1) -> onnx.ModelProto:
         for item in model.graph.output
     }
     sums = objective.style_sums(arrays, module, features, settings.style_layers)
+    style_target = objective.style_target(module, sums, relative=False)
+    if masks:
+        for target in style_target.values():
+            target["mask"] = np.ones((1, 2, 2, 1), np.float32)
     targets = {
         "content": objective.content_target(arrays, features, settings.content_layers, relative=False),
-        "styles": [objective.style_target(module, sums, relative=False)] * styles,
+        "styles": [style_target] * styles,
     }
     weights = objective.weights(settings, [1.0] * styles)
     metadata = _metadata(settings, loaded)

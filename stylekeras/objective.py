@@ -9,7 +9,7 @@ serves every picture. `ops` is a namespace with NumPy's names (`keras.ops` in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -77,9 +77,14 @@ def content_target(ops: Any, features: Features, taps: Mapping[str, float], *, r
     }
 
 
-def style_sums(ops: Any, style_loss: ModuleType, features: Features, taps: Mapping[str, float]) -> Arrays:
+def style_sums(ops: Any, style_loss: ModuleType, features: Features, taps: Iterable[str]) -> Arrays:
     """Per tap: the style loss's sums, and the number of positions they are over."""
-    return {tap: {"sums": style_loss.measure(ops, features[tap]), "count": _count(ops, features[tap])} for tap in taps}
+    return {tap: _sums(ops, style_loss, features[tap], None) for tap in taps}
+
+
+def _sums(ops: Any, style_loss: ModuleType, features: Any, mask: Any) -> Arrays:
+    count = _count(ops, features) if mask is None else ops.sum(mask)
+    return {"sums": style_loss.measure(ops, features, mask), "count": count}
 
 
 def style_target(style_loss: ModuleType, sums: Arrays, *, relative: bool) -> Arrays:
@@ -102,9 +107,12 @@ def measure(ops: Any, style_loss: ModuleType, image: Any, features: Features, ta
     Args:
         image: (1, h, w, 3) float32 in [0, 1].
         features: its taps, (1, h', w', c) each.
-        targets: {"content": content_target(...), "styles": [style_target(...), ...]}.
+        targets: {"content": content_target(...), "styles": [style_target(...), ...]}. A tap of a style target may have
+            a "mask" (1, h', w', 1), the part of the picture that is to look like that style; where it is 1 everywhere
+            that is the same as no mask. A region's statistics are over its own area, so a small one is as strong.
     """
-    style_taps = targets["styles"][0] if targets["styles"] else {}
+    styles = targets["styles"]
+    masks = {tap: [style[tap].get("mask") for style in styles] for tap in (styles[0] if styles else ())}
     content = {
         tap: {
             "sum": losses.content_sum(ops, features[tap], target["features"]),
@@ -114,9 +122,15 @@ def measure(ops: Any, style_loss: ModuleType, image: Any, features: Features, ta
     }
     return {
         "content": content,
-        "style": style_sums(ops, style_loss, features, style_taps),
+        "style": {tap: _style_parts(ops, style_loss, features[tap], given) for tap, given in masks.items()},
         "tv": {"sum": losses.total_variation_sum(ops, image), "count": _count(ops, image)},
     }
+
+
+def _style_parts(ops: Any, style_loss: ModuleType, features: Any, masks: list[Any]) -> list[Arrays]:
+    """The sums for each style; those of the whole picture are taken once for all styles without a mask."""
+    whole = _sums(ops, style_loss, features, None) if any(mask is None for mask in masks) else {}
+    return [whole if mask is None else _sums(ops, style_loss, features, mask) for mask in masks]
 
 
 def combine(
@@ -134,10 +148,10 @@ def combine(
         part = sums["content"][tap]
         terms[f"content/{tap}"] = part["sum"] / part["count"] / target["scale"]
         terms["content"] = terms["content"] + weights["content_layers"][tap] * terms[f"content/{tap}"]
-    for tap, part in sums["style"].items():
+    for tap, parts in sums["style"].items():
         distances = [
             weight * style_loss.compare(ops, part["sums"], part["count"], target[tap]["target"]) / target[tap]["scale"]
-            for weight, target in zip(weights["styles"], targets["styles"], strict=True)
+            for part, weight, target in zip(parts, weights["styles"], targets["styles"], strict=True)
         ]
         terms[f"style/{tap}"] = sum(distances[1:], distances[0])
         terms["style"] = terms["style"] + weights["style_layers"][tap] * terms[f"style/{tap}"]

@@ -81,6 +81,35 @@ def test_the_files_compute_what_the_engine_does(run, files, rng, style_loss):
         assert np.linalg.norm(difference) < 1e-4 * np.linalg.norm(wanted.gradient)
 
 
+def test_a_step_with_masks(run, files, rng):
+    """Masks of ones leave everything as it is; the gradient stays where a mask is not 0."""
+    _, plain = files(run, "--style-loss", "gram", "--content-weight", "0", "--tv-weight", "0")
+    plain = plain.rename(plain.with_name("plain.onnx"))
+    (plain.parent / "taps.onnx").unlink()
+    _, masked = files(run, "--style-loss", "gram", "--content-weight", "0", "--tv-weight", "0", "--masks")
+    sessions = [onnxruntime.InferenceSession(path) for path in (plain, masked)]
+    image = scene(rng, 40, 36)[None]
+    feeds = {"image": image}
+    for name, value in json.loads(sessions[0].get_modelmeta().custom_metadata_map["weights"]).items():
+        feeds[name] = np.float32(value)
+    shapes = {"block1_conv1": (64, 40, 36), "block2_conv1": (128, 20, 18)}
+    for tap, (channels, *_) in shapes.items():
+        gram = np.cov(rng.normal(size=(channels, 300))).astype(np.float32)
+        feeds |= {f"targets/styles/0/{tap}/target/gram": gram, f"targets/styles/0/{tap}/scale": np.float32(1)}
+    feeds["targets/content/block2_conv1/features"] = np.zeros((1, 20, 18, 128), np.float32)
+    feeds["targets/content/block2_conv1/scale"] = np.float32(1)
+    feeds = {name: np.asarray(value) for name, value in feeds.items()}
+    ones = {f"targets/styles/0/{tap}/mask": np.ones((1, *shape[1:], 1), np.float32) for tap, shape in shapes.items()}
+    wanted, found = sessions[0].run(None, feeds), sessions[1].run(None, {**feeds, **ones})
+    for before, after in zip(wanted, found, strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-6)
+    left = {name: mask * (np.arange(mask.shape[2]) < mask.shape[2] // 2)[:, None] for name, mask in ones.items()}
+    left = {name: mask.astype(np.float32) for name, mask in left.items()}
+    (gradient,) = sessions[1].run(["gradient/image"], {**feeds, **left})
+    assert np.abs(gradient[:, :, :18]).max() > 0
+    assert np.abs(gradient[:, :, 18 + 5 :]).max() == 0, "five pixels are as far as block2_conv1 sees"
+
+
 def test_the_metadata_says_what_it_is():
     settings = _settings(content_weight=7.0)
     for model in (export.taps(settings), export.step(settings)):

@@ -172,6 +172,63 @@ def test_sums_of_rows_add_up_to_the_pictures(rng, style_loss):
         np.testing.assert_allclose(parts[0]["sums"][name] + parts[1]["sums"][name], value, rtol=1e-12)
 
 
+def _masked(setup, targets, masks):
+    """The targets with masks for their styles, made for each tap by `masks(style, shape)`."""
+    for i, style in enumerate(targets["styles"]):
+        for tap in STYLE_LAYERS:
+            height, width = {"one": (9, 7), "three": (4, 3)}[tap]
+            mask = masks(i, (1, height, width, 1))
+            if mask is not None:
+                style[tap]["mask"] = mask
+    return targets
+
+
+def _extract(setup):
+    def extract(batch):
+        return {name: features[None] for name, features in reference.forward(setup.network, batch[0])[0].items()}
+
+    return extract
+
+
+@pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+def test_a_mask_of_ones_is_no_mask(rng, style_loss):
+    setup, image = _setup(rng, style_loss), rng.random((1, 9, 7, 3))
+    extract = _extract(setup)
+    found = []
+    for masks in (
+        lambda i, shape: None,
+        lambda i, shape: np.ones(shape),
+        lambda i, shape: np.ones(shape) if i else None,
+    ):
+        targets = _masked(setup, _targets(numpy_ops, setup, extract, _as_it_is), masks)
+        found.append(_objective(setup)(numpy_ops, image, extract(image), targets, _scalars(setup)))
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+def test_a_mask_is_the_part_of_the_picture_that_it_shows(rng, style_loss):
+    """Each style against its own rows alone, over their own area; grey counts in proportion."""
+    setup, image = _setup(rng, style_loss, content_weight=0.0, tv_weight=0.0), rng.random((1, 9, 7, 3))
+    extract, module = _extract(setup), style_losses.load(style_loss)
+    scalars, features = _scalars(setup), extract(image)
+
+    def rows(i, shape):
+        mask = np.zeros(shape)
+        mask[:, : shape[1] // 2 if i else None] = 0.25
+        return mask
+
+    targets = _masked(setup, _targets(numpy_ops, setup, extract, _as_it_is), rows)
+    loss, _ = _objective(setup)(numpy_ops, image, features, targets, scalars)
+    wanted = 0.0
+    for i, style in enumerate(targets["styles"]):
+        for tap, weight in STYLE_LAYERS.items():
+            shown = features[tap][:, : features[tap].shape[1] // 2 if i else None]
+            sums = objective.style_sums(numpy_ops, module, {tap: shown}, [tap])[tap]
+            distance = module.compare(numpy_ops, sums["sums"], sums["count"], style[tap]["target"])
+            wanted += scalars["styles"][i] * weight * distance / style[tap]["scale"]
+    assert loss == pytest.approx(scalars["style"] * wanted, rel=1e-12)
+
+
 def test_the_loss_is_its_weighted_terms(rng):
     setup = _setup(rng)
     loss, terms = _through_numpy(setup, rng.random((9, 7, 3)))

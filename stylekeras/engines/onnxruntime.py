@@ -29,8 +29,8 @@ class Engine(GraphEngine):
         self.precision = precision_of(self.name, precision, "float32")
         self.device = "GPU (CUDA)" if sees_gpu() else f"CPU ({cores()} cores)"
 
-    def prepare(self, graph: bytes) -> Run:
-        """Make a graph ready to run."""
+    def prepare(self, graph: bytes, *, often: bool) -> Run:
+        """Make a graph ready to run, at any size."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         providers = [_GPU, "CPUExecutionProvider"] if sees_gpu() else ["CPUExecutionProvider"]

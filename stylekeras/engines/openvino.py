@@ -21,7 +21,7 @@ def sees_gpu() -> bool:
 
 
 class Engine(GraphEngine):
-    """OpenVINO on the processor, compiled for each size: open sizes are slower by a tenth."""
+    """OpenVINO on the processor. What runs often is compiled for each size: open sizes are slower by a tenth."""
 
     name = "openvino"
     version = openvino.__version__.partition("-")[0]
@@ -31,8 +31,8 @@ class Engine(GraphEngine):
         self.device = f"CPU ({cores()} cores)"
         self._core = openvino.Core()
 
-    def prepare(self, graph: bytes) -> Run:
-        """Make a graph ready to run."""
+    def prepare(self, graph: bytes, *, often: bool) -> Run:
+        """Make a graph ready to run, compiled for each size if it does so `often`."""
         model = self._core.read_model(graph)
         # It has dropped the inputs that nothing depends on.
         needed = {name for port in model.inputs for name in port.names}
@@ -41,10 +41,10 @@ class Engine(GraphEngine):
         def run(given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             given = {name: value for name, value in given.items() if name in needed}
             shapes = {name: list(np.shape(value)) for name, value in given.items()}
-            key = tuple(map(tuple, shapes.values()))
+            key = tuple(map(tuple, shapes.values())) if often else ()
             try:
                 # Taken out and put back last: the first is the one not used for longest.
-                request = compiled.pop(key, None) or self._request(model, shapes)
+                request = compiled.pop(key, None) or self._request(model, shapes if often else {})
                 compiled[key] = request
                 if len(compiled) > _SIZES:
                     del compiled[next(iter(compiled))]
@@ -58,6 +58,7 @@ class Engine(GraphEngine):
         return run
 
     def _request(self, model: openvino.Model, shapes: Mapping[str, list[int]]) -> openvino.InferRequest:
-        model.reshape(dict(shapes))
+        if shapes:
+            model.reshape(dict(shapes))
         options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         return self._core.compile_model(model, "CPU", options).create_infer_request()

@@ -18,7 +18,7 @@ Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 class GraphEngine:
-    """An engine on a runtime of ONNX graphs. A runtime says `prepare(graph) -> run`; `run` takes and gives arrays.
+    """An engine on a runtime of ONNX graphs. A runtime says how it prepares one; what then runs takes and gives arrays.
 
     Neither TensorFlow nor Keras is imported, and the package onnx only where a graph is not kept already.
     """
@@ -31,8 +31,8 @@ class GraphEngine:
     reads_onnx = True
     memory_errors: tuple[type[Exception], ...] = ()
 
-    def prepare(self, graph: bytes) -> Run:
-        """Make a graph ready to run."""
+    def prepare(self, graph: bytes, *, often: bool) -> Run:
+        """Make a graph ready to run, often at one size or once at several."""
         raise NotImplementedError
 
     def tensor(self, value: Any) -> Any:
@@ -89,7 +89,7 @@ class Taps:
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """(1, h, w, 3) to {tap: (1, h', w', c)}."""
         if self._run is None:
-            self._run = self._engine.prepare(self.graph)
+            self._run = self._engine.prepare(self.graph, often=False)
         return self._run({"image": image})
 
 
@@ -107,7 +107,7 @@ class _Step:
         form = {name: _open(np.shape(value)) for name, value in given.items()}
         key = repr(form)
         if key not in self._runs:
-            self._runs[key] = self._engine.prepare(self._graph(form, targets, weights))
+            self._runs[key] = self._engine.prepare(self._graph(form, targets, weights), often=True)
         found = self._runs[key]({name: np.asarray(value) for name, value in given.items()})
         terms = {name.removeprefix("terms/"): value for name, value in found.items() if name.startswith("terms/")}
         return found["loss"], terms, found["gradient/image"]

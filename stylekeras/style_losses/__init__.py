@@ -1,6 +1,7 @@
 """Style losses, one file each. A style loss is a module with five functions, all pure:
 
-- `measure(ops, features) -> sums`: features (1, h, w, c) to a dict of arrays that add up over pixels;
+- `measure(ops, features, mask=None) -> sums`: features (1, h, w, c) to a dict of arrays that add up over pixels, each
+  pixel counted as much as the mask (1, h, w, 1) says;
 - `target(sums, count) -> target`: a style image's sums over `count` pixels to what is compared with;
 - `scale(target) -> scalar`: the size of the target, which relative losses are divided by;
 - `compare(ops, sums, count, target) -> scalar`: the distance, the contract's unweighted term of one tap;

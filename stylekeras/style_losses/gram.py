@@ -17,15 +17,20 @@ import numpy as np
 Arrays = dict[str, Any]
 
 
-def gram(ops: Any, features: Any) -> Any:
-    """Channel products summed over pixels, not normalised. Args: features (1, h, w, c). Returns: (c, c)."""
-    flat = ops.reshape(features, (-1, features.shape[-1]))
-    return ops.matmul(ops.transpose(flat), flat)
+def gram(ops: Any, features: Any, mask: Any = None) -> Any:
+    """Channel products summed over pixels, not normalised.
+
+    Args: features (1, h, w, c); mask (1, h, w, 1), each pixel's weight. Returns: (c, c).
+    """
+    channels = features.shape[-1]
+    flat = ops.reshape(features, (-1, channels))
+    weighted = flat if mask is None else ops.reshape(mask * features, (-1, channels))
+    return ops.matmul(ops.transpose(weighted), flat)
 
 
-def measure(ops: Any, features: Any) -> Arrays:
-    """Sums of features (1, h, w, c): {"gram": (c, c)}."""
-    return {"gram": gram(ops, features)}
+def measure(ops: Any, features: Any, mask: Any = None) -> Arrays:
+    """Sums of features (1, h, w, c), weighted with a mask (1, h, w, 1) if given: {"gram": (c, c)}."""
+    return {"gram": gram(ops, features, mask)}
 
 
 def target(sums: Arrays, count: Any) -> Arrays:

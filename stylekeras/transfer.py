@@ -234,8 +234,10 @@ def _built(
 def _memory(engine: Any) -> Iterator[None]:
     try:
         yield
-    except (MemoryError, *engine.memory_errors):
-        raise RunError("out of memory; use a smaller size, or precision=bfloat16") from None
+    except Exception as error:
+        if isinstance(error, MemoryError) or engine.out_of_memory(error):
+            raise RunError("out of memory; use a smaller size, or precision=bfloat16") from None
+        raise
 
 
 def _check_settings(settings: Any) -> None:

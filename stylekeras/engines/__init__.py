@@ -5,7 +5,7 @@ An engine module has `sees_gpu()` and `Engine(precision)`, an object with
 - `ops`: the namespace (NumPy's names) that objective and optimizers are written in;
 - `name`, `version`, `device`, `precision`: what it runs on, in words;
 - `reads_onnx`: whether `backbone` takes a network from an ONNX file;
-- `memory_errors`: what its framework raises when memory runs out;
+- `out_of_memory(error)`: whether that is what its framework raises when memory runs out;
 - `backbone(weights, taps, pooling, padding) -> image -> {tap: features}`;
 - `evaluator(taps, objective) -> (image, targets, weights) -> (loss, terms, gradient)`;
 - `loop(taps, objective, optimizer)`: the optimizer's state and its step, see `Loop`;
@@ -16,8 +16,10 @@ Adding an engine is adding a file here, and its name to the orders below.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import util
@@ -86,9 +88,21 @@ def pick(names: Sequence[str]) -> str | None:
     usable = [name for name in names if not missing(name) and _keras_is_free(name)]
     if gpu_driver():
         for name in GPU_ORDER:
-            if name in usable and importlib.import_module(f"stylekeras.engines.{name}").sees_gpu():
+            if name in usable and _sees_gpu(name):
                 return name
     return usable[0] if usable else None
+
+
+@functools.cache
+def _sees_gpu(name: str) -> bool:
+    """Asked in a process of its own: Keras is on one backend for good once one framework has been tried."""
+    program = f"import sys; from stylekeras.engines import {name} as engine; sys.exit(not engine.sees_gpu())"
+    try:
+        # -P: a torch.py in the current folder is not PyTorch.
+        done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, timeout=120, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def missing(name: str) -> list[str]:
@@ -111,6 +125,12 @@ def precision_of(name: str, asked: str, *has: str) -> str:
     if asked not in ("auto", *has):
         raise EngineError(f"engine {name} computes in {' or '.join(has)}, not in {asked}")
     return has[0] if asked == "auto" else asked
+
+
+def cannot_run(name: str, error: Exception) -> EngineError:
+    """What to say of a graph that a runtime does not take."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return EngineError(f"engine {name} cannot run this network: {lines[-1] if lines else type(error).__name__}")
 
 
 def cores() -> int:

@@ -29,12 +29,15 @@ class Engine:
     reads_onnx = False
 
     def __init__(self, precision: str) -> None:
-        self.memory_errors = (jax.errors.JaxRuntimeError,)
         # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.
         jax.config.update("jax_default_matmul_precision", "highest")
         self.precision = precision_of(self.name, precision, "float32", "bfloat16")
         device = jax.devices()[0]
         self.device = f"GPU ({device.device_kind})" if sees_gpu() else f"CPU ({cores()} cores)"
+
+    def out_of_memory(self, error: Exception) -> bool:
+        """Whether memory ran out."""
+        return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
     def tensor(self, value: Any) -> Any:
         """A nested structure of arrays and numbers as float32 arrays on the device."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnxruntime
 
-from stylekeras.engines import cores, precision_of
+from stylekeras.engines import cannot_run, cores, precision_of
 from stylekeras.errors import RunError
 from stylekeras.graphs.engine import GraphEngine, Run
 
@@ -34,13 +34,16 @@ class Engine(GraphEngine):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         providers = [_GPU, "CPUExecutionProvider"] if sees_gpu() else ["CPUExecutionProvider"]
-        session = onnxruntime.InferenceSession(graph, options, providers=providers)
+        try:
+            session = onnxruntime.InferenceSession(graph, options, providers=providers)
+        except Exception as error:  # its errors are of no common type
+            raise cannot_run(self.name, error) from None
         names = [item.name for item in session.get_outputs()]
 
         def run(given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             try:
                 return dict(zip(names, session.run(None, dict(given)), strict=True))
-            except Exception as error:  # its errors are of no common type
+            except Exception as error:  # see above
                 if "allocate" in str(error):
                     raise MemoryError from None
                 raise RunError(f"ONNX Runtime: {str(error).splitlines()[0]}") from error

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import openvino
 
-from stylekeras.engines import cores, precision_of
+from stylekeras.engines import cannot_run, cores, precision_of
 from stylekeras.errors import RunError
 from stylekeras.graphs.engine import GraphEngine, Run
 
@@ -33,7 +33,10 @@ class Engine(GraphEngine):
 
     def prepare(self, graph: bytes, *, often: bool) -> Run:
         """Make a graph ready to run, compiled for each size if it does so `often`."""
-        model = self._core.read_model(graph)
+        try:
+            model = self._core.read_model(graph)
+        except RuntimeError as error:
+            raise cannot_run(self.name, error) from None
         # It has dropped the inputs that nothing depends on.
         needed = {name for port in model.inputs for name in port.names}
         compiled: dict[tuple[tuple[int, ...], ...], openvino.InferRequest] = {}

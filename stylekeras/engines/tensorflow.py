@@ -40,7 +40,6 @@ class Engine:
     version = tf.__version__
     ops = keras.ops
     reads_onnx = False
-    memory_errors = (tf.errors.ResourceExhaustedError,)
 
     def __init__(self, precision: str) -> None:
         tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -48,6 +47,10 @@ class Engine:
         self.precision = precision_of(self.name, precision, "float32", "bfloat16")
         self.device = _gpu_name(gpus[0]) if gpus else f"CPU ({cores()} cores)"
         self.traces = 0
+
+    def out_of_memory(self, error: Exception) -> bool:
+        """Whether memory ran out."""
+        return isinstance(error, tf.errors.ResourceExhaustedError)
 
     def tensor(self, value: Any) -> Any:
         """A nested structure of arrays and numbers as float32 tensors on the device."""

@@ -28,7 +28,6 @@ class Engine:
     version = torch.__version__
     ops = keras.ops
     reads_onnx = False
-    memory_errors = (torch.OutOfMemoryError,)
 
     def __init__(self, precision: str) -> None:
         # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.
@@ -36,6 +35,10 @@ class Engine:
         torch.backends.cudnn.allow_tf32 = False
         self.precision = precision_of(self.name, precision, "float32", "bfloat16")
         self.device = f"GPU ({torch.cuda.get_device_name()})" if sees_gpu() else f"CPU ({cores()} cores)"
+
+    def out_of_memory(self, error: Exception) -> bool:
+        """Whether memory ran out, on the GPU or, where PyTorch has no type for it, on the processor."""
+        return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
     def tensor(self, value: Any) -> Any:
         """A nested structure of arrays and numbers as float32 tensors on the device."""

@@ -29,11 +29,14 @@ class GraphEngine:
     precision: str
     ops = arrays
     reads_onnx = True
-    memory_errors: tuple[type[Exception], ...] = ()
 
     def prepare(self, graph: bytes, *, often: bool) -> Run:
         """Make a graph ready to run, often at one size or once at several."""
         raise NotImplementedError
+
+    def out_of_memory(self, error: Exception) -> bool:
+        """Whether memory ran out: what runs a graph says so with a MemoryError."""
+        return isinstance(error, MemoryError)
 
     def tensor(self, value: Any) -> Any:
         """A nested structure of arrays and numbers in float32."""

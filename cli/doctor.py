@@ -58,7 +58,11 @@ def examine() -> dict[str, Any]:
     with ThreadPoolExecutor() as pool:
         engine_reports = list(pool.map(_try_engine, engines.ORDER))
     by_name = {report["name"]: report for report in engine_reports if report["available"]}
-    on_gpu = [name for name in engines.GPU_ORDER if name in by_name and by_name[name]["device"].startswith("GPU")]
+    on_gpu = [
+        name
+        for name in engines.GPU_ORDER
+        if engines.gpu_driver() and name in by_name and by_name[name]["device"].startswith("GPU")
+    ]
     picked = by_name.get(on_gpu[0]) if on_gpu else next(iter(by_name.values()), None)
     packages = ("stylekeras", "numpy", "pillow", "keras", "tensorflow", "typer")
     return {

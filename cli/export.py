@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -70,7 +71,8 @@ def _export(
     from .display import Display
 
     chosen = settings(given, config)
-    target = files.check_destination(output, (".onnx",), overwrite=overwrite)
+    sources = [os.path.expanduser(name) for name in (chosen.backbone, chosen.weights)]  # noqa: PTH111
+    target = files.check_destination(output, (".onnx",), overwrite=overwrite, inputs=sources)
     with Display(json=as_json, quiet=quiet) as display, filtered():
         runs.check_layers(chosen)
         model = getattr(export, what)(chosen, **options)

@@ -15,11 +15,11 @@ from PIL import Image
 SMALLEST_SCALE = 1e-12  # relative losses are divided by a target's size, which may be 0
 
 
-def read(path: str, longest: int) -> np.ndarray:
-    """(1, h, w, 3) float32 in [0, 1], its longest side as given."""
+def read(path: str, longest: int, like: np.ndarray | None = None) -> np.ndarray:
+    """(1, h, w, 3) float32 in [0, 1], its longest side as given, or of the shape of another picture."""
     image = Image.open(path).convert("RGB")
     factor = longest / max(image.size)
-    size = [max(32, round(side * factor)) for side in image.size]
+    size = [max(32, round(side * factor)) for side in image.size] if like is None else like.shape[2:0:-1]
     return np.asarray(image.resize(size, Image.Resampling.LANCZOS), np.float32)[None] / 255
 
 
@@ -63,7 +63,7 @@ def main() -> None:
             feeds |= {f"targets/styles/0/{tap}/target/{name}": value for name, value in target.items()}
             feeds[f"targets/styles/0/{tap}/scale"] = max(scale, SMALLEST_SCALE) if relative else 1.0
         feeds = {name: np.asarray(value, np.float32) for name, value in feeds.items() if name in known}
-        start = photo if image is None else read(given.output, size)
+        start = photo if image is None else read(given.output, size, photo)
         image, mean, square = start, 0.0, 0.0
         for i in range(1, given.steps + 1):
             loss, gradient = step.run(["loss", "gradient/image"], {"image": image, **feeds})

@@ -165,13 +165,14 @@ def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start:
 
 
 def _machine(settings: Settings, taps: tuple[str, ...]) -> _Machine:
-    files = [Path(name) for name in (settings.weights, settings.backbone) if os.path.isfile(name)]
+    named = [Path(os.path.expanduser(name)) for name in (settings.weights, settings.backbone)]  # noqa: PTH111
+    files = [path.resolve() for path in named if os.path.isfile(path)]
     engine = "onnx" if settings.engine == "auto" and backbones.is_file(settings.backbone) else settings.engine
     return _built(
         engine,
         settings.precision,
         settings.weights,
-        tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in files),
+        tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files),
         settings.seed if settings.weights == "random" else 0,
         settings.backbone,
         settings.preprocessing,
@@ -189,7 +190,7 @@ def _built(
     engine_name: str,
     precision: str,
     weights: str,
-    changed: tuple[tuple[int, int], ...],
+    changed: tuple[tuple[str, int, int], ...],
     seed: int,
     backbone: str,
     preprocessing: str,
@@ -363,12 +364,13 @@ def _scales(problem: _Problem, loop: Any, sizes: list[int], resume: Mapping[str,
 
 
 def _image(problem: _Problem, loop: Any, frozen: Any, photo: np.ndarray | None) -> np.ndarray:
-    picture = _cut(problem.machine.engine.array(loop.result(frozen))[0], problem.settings.margin)
+    # Copied: engines' arrays may be the state itself, and what a callback paints on it is its own.
+    picture = _cut(problem.machine.engine.array(loop.result(frozen))[0], problem.settings.margin).copy()
     return picture if photo is None else color.luminance(np.clip(picture, 0.0, 1.0), photo)
 
 
 def _state(engine: Any, frozen: Any, rest: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**rest, "optimizer": engine.array(frozen)._asdict()}
+    return {**rest, "optimizer": {name: value.copy() for name, value in engine.array(frozen)._asdict().items()}}
 
 
 def _start(problem: _Problem, shape: tuple[int, int]) -> np.ndarray:

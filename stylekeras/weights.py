@@ -844,7 +844,8 @@ def save(weights: Weights, path: str | os.PathLike[str], *, overwrite: bool = Fa
         OutputError: If it exists, has another ending, or cannot be written.
         WeightsError: If the safetensors package is missing.
     """
-    path = check_destination(_path(path), _SAVED, overwrite=overwrite)
+    path = _path(path)
+    target = check_destination(path, _SAVED, overwrite=overwrite)
     card = weights.card
     texts = {f"card/{key}": getattr(card, key) for key in ("name", "title", "source", "licence")}
     texts |= {"card/backbone": weights.backbone, "preprocessing/channel_order": card.channel_order}
@@ -859,7 +860,7 @@ def save(weights: Weights, path: str | os.PathLike[str], *, overwrite: bool = Fa
             arrays |= {name: np.array(values, np.float64) for name, values in numbers.items()}
             content = io.BytesIO()
             np.savez(content, **arrays)  # type: ignore[arg-type]
-            write(path, content.getvalue())
+            write(target, content.getvalue())
         else:
             try:
                 from safetensors.numpy import save as serialized
@@ -868,7 +869,7 @@ def save(weights: Weights, path: str | os.PathLike[str], *, overwrite: bool = Fa
                     f"{path}: needs the safetensors package: pip install 'stylekeras[safetensors]'"
                 ) from error
             texts |= {name: json.dumps(values) for name, values in numbers.items()}
-            write(path, serialized(arrays, metadata=texts))
+            write(target, serialized(arrays, metadata=texts))
     except WeightsError:
         raise
     except Exception as error:  # OSError, or the safetensors library's own

@@ -164,6 +164,15 @@ def test_a_wrong_request_writes_nothing(run, tmp_path, monkeypatch, arguments, t
     assert (tmp_path / "old.onnx").read_bytes() == b"old"
 
 
+def test_a_network_is_not_overwritten_by_its_export(run, tmp_path):
+    path = tmp_path / "network.onnx"
+    path.write_bytes(b"a network")
+    code, _, err = run("export", "taps", "--backbone", path, "-o", path, "--overwrite")
+    assert code == 2
+    assert "one of the inputs" in err
+    assert path.read_bytes() == b"a network"
+
+
 def test_a_full_disk_is_an_error(run, tmp_path, monkeypatch):
     from stylekeras import files
 

@@ -231,9 +231,34 @@ def _two_inputs(model):
     return model
 
 
+def test_a_newer_operator_set_and_a_tap_named_as_our_nodes_are(saved, pictures):
+    """What is taken over keeps its meaning, and the whole is valid."""
+    constants = {"w": np.random.default_rng(3).normal(0, 0.2, (8, 3, 3, 3)).astype(np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1] * 4),
+        helper.make_node("AveragePool", ["a"], ["b"], kernel_shape=[2, 2], dilations=[2, 2], strides=[1, 1]),
+        helper.make_node("Relu", ["b"], ["Sub"]),
+    ]
+    model = _model(nodes, {"x": [1, 3, "h", "w_"]}, {"Sub": [1, 8, "c", "d"]}, constants, opset=20)
+    path = saved(model)
+    made = file.taps(path, ["Sub"], weight_sets.cards()["torchvision_vgg19"])
+    onnx.checker.check_model(made, full_check=True)
+    assert made.opset_import[0].version == 20
+    assert sk.loss_and_gradient(*pictures, _settings(path, "Sub", "Sub")).loss > 0
+
+
+def _outside_in_a_function(model):
+    tensor = _outside(residual(np.random.default_rng(2))).graph.initializer[0]
+    node = helper.make_node("Constant", [], ["c"], value=tensor)
+    inner = helper.make_function("own", "Outside", ["x"], ["x"], [node], [helper.make_opsetid("", 17)])
+    model.functions.append(inner)
+    return model
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        (_outside_in_a_function, "lies in another file"),
         (_outside, "lies in another file"),
         (_cyclic, "cyclic"),
         (_operator, r"cannot differentiate Selu \(taps/network/node_two.a.relu\): there is no rule"),

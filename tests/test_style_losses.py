@@ -187,6 +187,18 @@ def test_wasserstein_in_float32_of_covariances_that_span_many_decades(positions,
     assert np.linalg.norm(gradient[0] - wanted_gradient) < 1e-3 * np.linalg.norm(wanted_gradient)
 
 
+@pytest.mark.parametrize("contrast", [0.3, 0.1, 0.03, 0.001, 0.0])
+def test_wasserstein_of_a_pale_style_where_a_tap_has_few_positions(contrast):
+    """Rounding leaves negative eigenvalues in the picture's covariance that are larger than the style's variance."""
+    random = np.random.default_rng(8)
+    picture = np.maximum(random.normal(0, 1, (1, 8, 8, 160)) @ random.normal(0, 0.1, (160, 160)), 0)
+    style = 0.5 + contrast * np.maximum(random.normal(0, 1, (1, 30, 30, 160)), 0)
+    value, gradient, _ = _gradient(wasserstein, picture, style, "float32")
+    wanted, wanted_gradient = reference.wasserstein_loss(picture[0], style[0])
+    assert value == pytest.approx(wanted, rel=1e-3)
+    assert np.linalg.norm(gradient[0] - wanted_gradient) < 2e-3 * np.linalg.norm(wanted_gradient)
+
+
 def test_wasserstein_of_one_channel_by_hand():
     """In one dimension it is the difference of the means and of the (widened) standard deviations, squared."""
     picture, style = np.array([-1.0, 1.0]), np.array([1.0, 5.0])

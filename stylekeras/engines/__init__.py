@@ -97,9 +97,12 @@ def pick(names: Sequence[str]) -> str | None:
 def _sees_gpu(name: str) -> bool:
     """Asked in a process of its own: Keras is on one backend for good once one framework has been tried."""
     program = f"import sys; from stylekeras.engines import {name} as engine; sys.exit(not engine.sees_gpu())"
+    # -P: a torch.py in the current folder is not PyTorch. But this package may be found by way of that folder.
+    home = str(Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), home)))
+    command, environment = [sys.executable, "-P", "-c", program], {**os.environ, "PYTHONPATH": paths}
     try:
-        # -P: a torch.py in the current folder is not PyTorch.
-        done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, timeout=120, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -33,7 +34,10 @@ class Engine(GraphEngine):
         """Make a graph ready to run, at any size."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        providers = [_GPU, "CPUExecutionProvider"] if sees_gpu() else ["CPUExecutionProvider"]
+        # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.
+        providers: list[Any] = (
+            [(_GPU, {"use_tf32": "0"}), "CPUExecutionProvider"] if sees_gpu() else ["CPUExecutionProvider"]
+        )
         try:
             session = onnxruntime.InferenceSession(graph, options, providers=providers)
         except Exception as error:  # its errors are of no common type

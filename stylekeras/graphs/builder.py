@@ -44,6 +44,8 @@ class Builder:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     prefix: str = ""
+    # The operator set of the nodes: that of what was taken in, if it is newer than ours.
+    opset: int = OPSET
     # Outputs of nodes that are so described.
     same_sizes: set[str] = field(default_factory=set)
     _shared: dict[tuple[Any, ...], str] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -57,7 +58,10 @@ class GraphEngine:
 
             return bytes(graphs.build(weights, taps, pooling=pooling, padding=padding).SerializeToString())
 
-        return Taps(self, {"weights": weights.sha256, **shape}, build)
+        taps_model = Taps(self, {"weights": weights.sha256, **shape}, build)
+        if isinstance(weights, NetworkFile):
+            taps_model.graph  # noqa: B018 - what is wrong with a file is found before a run begins
+        return taps_model
 
     def evaluator(self, taps: Taps, objective: Any) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(image, targets, weights) -> (loss, terms, gradient)."""
@@ -84,7 +88,7 @@ class Taps:
         self._build = build
         self._run: Run | None = None
 
-    @property
+    @functools.cached_property
     def graph(self) -> bytes:
         """The model, as the bytes of its file."""
         return store.load_or_build({"graph": "taps", **self.key}, self._build)

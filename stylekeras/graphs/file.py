@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import shape_inference
+from onnx import helper, shape_inference
 
 from stylekeras.errors import GraphError, nearest
 from stylekeras.graphs.builder import Builder, Dim, known_shape
@@ -82,7 +82,7 @@ def taps(
         if tensor not in known:
             raise GraphError(f"{path.name} has no tap {name!r}{nearest(name, known)}")
         chosen[name] = known[tensor]
-    cut = _cut(model, [tap.name for tap in chosen.values()])
+    cut = _cut(model, {tap.name: tap for tap in chosen.values()})
     ops = Ops(Builder())
     image = ops.input("image", (1, "height", "width", 3))
     b, entry = ops.builder, cut.graph.input[0]
@@ -151,9 +151,9 @@ def _found(model: onnx.ModelProto) -> dict[str, Tap]:
     return found
 
 
-def _cut(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+def _cut(model: onnx.ModelProto, taps: Mapping[str, Tap]) -> onnx.ModelProto:
     """The nodes that these tensors need, these tensors as outputs."""
-    needed, kept = set(names), []
+    needed, kept = set(taps), []
     for node in reversed(model.graph.node):
         if needed.isdisjoint(node.output):
             continue
@@ -169,9 +169,9 @@ def _cut(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
     del graph.initializer[:]
     graph.initializer.extend(tensors)
-    inferred = shape_inference.infer_shapes(model, data_prop=True)
-    infos = {info.name: info for info in inferred.graph.value_info}
-    graph.output.extend(infos[name] for name in dict.fromkeys(names))
+    for name, tap in taps.items():
+        shape = [1, tap.channels, None, None] if tap.channels_first else [1, None, None, tap.channels]
+        graph.output.append(helper.make_tensor_value_info(name, _FLOAT, shape))
     inputs = [item for item in graph.input if item.name not in {tensor.name for tensor in model.graph.initializer}]
     del graph.input[:]
     graph.input.extend(inputs)

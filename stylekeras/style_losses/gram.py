@@ -20,12 +20,15 @@ Arrays = dict[str, Any]
 def gram(ops: Any, features: Any, mask: Any = None) -> Any:
     """Channel products summed over pixels, not normalised.
 
-    Args: features (1, h, w, c); mask (1, h, w, 1), each pixel's weight. Returns: (c, c).
+    Args: features (1, h, w, c); mask (1, h, w, 1), each pixel's weight. Returns: (c, c). Its gradient is exact in
+        whatever depends on it in a symmetric way, as losses do.
     """
     channels = features.shape[-1]
     flat = ops.reshape(features, (-1, channels))
     weighted = flat if mask is None else ops.reshape(mask * features, (-1, channels))
-    return ops.matmul(ops.transpose(weighted), flat)
+    products = ops.matmul(ops.transpose(ops.stop_gradient(weighted)), flat)
+    # Both factors have the same gradient: one of them, twice, takes one product where both take two and a transpose.
+    return 2 * products - ops.stop_gradient(products)
 
 
 def measure(ops: Any, features: Any, mask: Any = None) -> Arrays:

@@ -73,6 +73,7 @@ def examine() -> dict[str, Any]:
             "cores": engines.cores(),
             "memory_bytes": _memory(),
             "bfloat16": _native_bfloat16(),
+            "amx": engines.has_matrix_unit(),
             "nvidia_driver": Path("/proc/driver/nvidia/version").exists(),
         },
         "engines": engine_reports,
@@ -117,7 +118,11 @@ def tables(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Engines", engines),
         (
             "Precision",
-            [("auto", f"picks {auto['precision'] or 'nothing'}"), ("native bfloat16 on the processor", native)],
+            [
+                ("auto", f"picks {auto['precision'] or 'nothing'}"),
+                ("native bfloat16 on the processor", native),
+                ("a unit for its matrices (AMX)", "yes, which auto uses" if machine["amx"] else "no"),
+            ],
         ),
         ("Weights", sets),
         (
@@ -190,11 +195,10 @@ def _processor() -> str:
 
 def _native_bfloat16() -> bool | None:
     """Whether the processor multiplies bfloat16 itself; None where that cannot be known."""
-    for line in _read("/proc/cpuinfo").splitlines():
-        key, _, flags = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())
-    return None
+    from stylekeras import engines
+
+    flags = engines.processor_flags()
+    return not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"}) if flags else None
 
 
 def _read(path: str) -> str:

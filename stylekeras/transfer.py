@@ -201,8 +201,11 @@ def _built(
     optimizer_name: str,
 ) -> _Machine:
     """Build and, lazily, compile; the arguments are all that it depends on (`changed` tells versions of files)."""
-    engine = engines.load(engine_name, precision)
-    if backbones.is_file(backbone) and not engine.reads_onnx:
+    from_file = backbones.is_file(backbone)
+    if from_file and precision not in ("auto", "float32"):
+        raise EngineError(f"networks from ONNX files run in float32, not in {precision}")
+    engine = engines.load(engine_name, "float32" if from_file else precision)
+    if from_file and not engine.reads_onnx:
         raise EngineError(f"engine {engine.name} has no networks from ONNX files; use engine=onnx")
     loaded = backbones.load(backbone, weights, taps, preprocessing=preprocessing, seed=seed)
     extract = engine.backbone(loaded, list(taps), pooling=pooling, padding=padding)

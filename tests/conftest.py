@@ -12,6 +12,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
+from stylekeras import engines
+
+# Figures and tolerances are float32's, whatever auto would choose on this processor.
+_flags = engines.processor_flags() - {"amx_bf16"}
+engines.processor_flags = lambda: _flags
+
 # Graphs that are built in tests do not go where a user's are.
 _cache = tempfile.TemporaryDirectory(prefix="stylekeras-tests-")
 os.environ["STYLEKERAS_CACHE"] = _cache.name
@@ -31,8 +37,6 @@ def float64():
 @pytest.fixture
 def engine():
     """A fresh TensorFlow engine, its traces not counted yet."""
-    from stylekeras import engines
-
     return engines.load("tensorflow", "float32")
 
 

@@ -155,6 +155,16 @@ def test_an_unknown_tap_is_named_with_the_nearest(small, tap, message):
     assert vgg.deepest("vgg19", ["block1_conv1", "block3_conv4", "block2_conv1"]) == "block3_conv4"
 
 
+def test_a_picture_in_bfloat16_loses_nothing_that_matters(image):
+    layer = vgg.InTwoParts(dtype="bfloat16", autocast=False)
+    grey = 255 * image - 123.68
+    parts = keras.ops.convert_to_numpy(keras.ops.cast(layer(grey), "float32"))
+    assert parts.shape[-1] == 2 * grey.shape[-1]
+    alone = parts[..., :3]
+    assert np.abs(alone - grey).max() > 0.1
+    assert np.abs(alone + parts[..., 3:] - grey).max() < 1e-3
+
+
 def test_bfloat16_is_close_and_comes_out_as_float32(offline, image):
     exact = _run(_build(offline["vgg16"], TAPS), image)
     rounded = _run(_build(offline["vgg16"], TAPS, dtype="bfloat16"), image)

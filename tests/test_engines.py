@@ -97,6 +97,33 @@ def test_it_says_what_it_is(engine):
 @pytest.mark.parametrize(("pooling", "padding"), [("max", "replicate"), ("average", "zeros")])
 def test_loss_terms_and_gradient_are_the_references(engine, random_vgg, rng, style_loss, pooling, padding):
     """Two styles, sizes that no stride divides, and another picture and size through what is compiled already."""
+    for found, wanted in _found_and_wanted(engine, random_vgg, rng, style_loss, pooling, padding):
+        assert found[0] == pytest.approx(wanted.loss, rel=2e-5)
+        assert found[1] == pytest.approx(wanted.terms, rel=5e-5)
+        assert _error(found[2][0], wanted.gradient) < 1e-4
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("style_loss", settings.CHOICES["style_loss"])
+def test_in_bfloat16_only_the_network_is_rounded(name, random_vgg, rng, style_loss):
+    native = {"avx512_bf16", "amx_bf16"} & engines.processor_flags()
+    if name == "onnxruntime" or (name == "openvino" and not native):
+        with pytest.raises(EngineError, match=f"engine {name} computes in float32, not in bfloat16"):
+            load(name, "bfloat16")
+        return
+    engine = load(name, "bfloat16")
+    assert engine.precision == "bfloat16"
+    for found, wanted in _found_and_wanted(engine, random_vgg, rng, style_loss, "max", "replicate"):
+        assert found[0] == pytest.approx(wanted.loss, rel=3e-3)
+        assert found[1]["tv"] == pytest.approx(wanted.terms["tv"], rel=1e-5)
+        assert 1e-4 < _error(found[2][0], wanted.gradient) < 0.06
+
+
+def _error(found, wanted):
+    return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+
+
+def _found_and_wanted(engine, random_vgg, rng, style_loss, pooling, padding):
     taps = engine.backbone(random_vgg, list(LAYERS), pooling=pooling, padding=padding)
     module = style_losses.load(style_loss)
     evaluate = engine.evaluator(taps, objective.Objective(module))
@@ -127,10 +154,7 @@ def test_loss_terms_and_gradient_are_the_references(engine, random_vgg, rng, sty
             "styles": [0.6, 1.7],
         }
         found = engine.array(evaluate(engine.tensor(image[None]), targets, engine.tensor(weights)))
-        wanted = reference.objective(image.astype(float), setup)
-        assert found[0] == pytest.approx(wanted.loss, rel=2e-5)
-        assert found[1] == pytest.approx(wanted.terms, rel=5e-5)
-        assert np.linalg.norm(found[2][0] - wanted.gradient) < 1e-4 * np.linalg.norm(wanted.gradient)
+        yield found, reference.objective(image.astype(float), setup)
 
 
 @every
@@ -187,6 +211,15 @@ def test_a_steps_terms_are_the_kept_pictures(engine, loop, rng):
 def test_a_precision_it_does_not_have(engine):
     with pytest.raises(EngineError, match=f"engine {engine.name} computes in float32.*not in float16"):
         load(engine.name, "float16")
+
+
+@pytest.mark.parametrize(("flags", "chosen"), [({"avx2", "amx_bf16"}, "bfloat16"), ({"avx512_bf16"}, "float32")])
+def test_auto_precision_is_bfloat16_where_the_processor_has_a_matrix_unit(monkeypatch, flags, chosen):
+    monkeypatch.setattr(engines, "processor_flags", lambda: frozenset(flags))
+    assert engines.precision_of("x", "auto", "float32", "bfloat16", matrices=True) == chosen
+    assert engines.precision_of("x", "auto", "float32", "bfloat16", matrices=False) == "float32"
+    assert engines.precision_of("x", "auto", "float32", matrices=True) == "float32"
+    assert engines.precision_of("x", "bfloat16", "float32", "bfloat16") == "bfloat16"
 
 
 def test_an_engine_that_is_not_there(monkeypatch):

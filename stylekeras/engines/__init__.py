@@ -120,20 +120,42 @@ def gpu_driver() -> bool:
     return Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
 
 
-def precision_of(name: str, asked: str, *has: str) -> str:
-    """The precision an engine works in: what was asked for, "auto" being the first that it has.
+def precision_of(name: str, asked: str, *has: str, matrices: bool = False) -> str:
+    """The precision an engine works in: what was asked for.
+
+    "auto" is the first that it has; or bfloat16, if it has that and computes with the processor's matrix unit
+    (`matrices`) where there is one. The vector instructions for bfloat16 alone are slower than float32
+    (benchmarks/README.md).
 
     Raises: EngineError if it does not have it.
     """
     if asked not in ("auto", *has):
         raise EngineError(f"engine {name} computes in {' or '.join(has)}, not in {asked}")
-    return has[0] if asked == "auto" else asked
+    if asked == "auto":
+        return "bfloat16" if matrices and "bfloat16" in has and has_matrix_unit() else has[0]
+    return asked
 
 
 def cannot_run(name: str, error: Exception) -> EngineError:
     """What to say of a graph that a runtime does not take."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return EngineError(f"engine {name} cannot run this network: {lines[-1] if lines else type(error).__name__}")
+
+
+@functools.cache
+def processor_flags() -> frozenset[str]:
+    """What the processor can do, as Linux calls it; nothing where that cannot be known."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    named = {key.strip(): flags for key, _, flags in (line.partition(":") for line in lines)}
+    return frozenset(named.get("flags", named.get("Features", "")).split())
+
+
+def has_matrix_unit() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 (Intel's AMX)."""
+    return "amx_bf16" in processor_flags()
 
 
 def cores() -> int:

@@ -44,7 +44,7 @@ class Engine:
     def __init__(self, precision: str) -> None:
         tf.config.experimental.enable_tensor_float_32_execution(False)
         gpus = tf.config.list_physical_devices("GPU")
-        self.precision = precision_of(self.name, precision, "float32", "bfloat16")
+        self.precision = precision_of(self.name, precision, "float32", "bfloat16", matrices=not gpus)
         self.device = _gpu_name(gpus[0]) if gpus else f"CPU ({cores()} cores)"
         self.traces = 0
 

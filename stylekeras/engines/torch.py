@@ -33,7 +33,7 @@ class Engine:
         # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        self.precision = precision_of(self.name, precision, "float32", "bfloat16")
+        self.precision = precision_of(self.name, precision, "float32", "bfloat16", matrices=not sees_gpu())
         self.device = f"GPU ({torch.cuda.get_device_name()})" if sees_gpu() else f"CPU ({cores()} cores)"
 
     def out_of_memory(self, error: Exception) -> bool:

@@ -16,6 +16,8 @@ Dim = int | str | None
 
 # The oldest operator set that has all that we write; older graphs are converted to it.
 OPSET = 18
+# The oldest in which convolutions and pooling take bfloat16.
+BFLOAT16_OPSET = 22
 # The oldest file version that is written: what runtimes of the last years read.
 IR_VERSION = 8
 

@@ -51,12 +51,14 @@ class GraphEngine:
         """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}."""
         card = weights.card
         shape: dict[str, Any] = {"backbone": weights.backbone, "taps": taps, "pooling": pooling, "padding": padding}
+        shape["precision"] = self.precision
         shape["preprocessing"] = [card.channel_order, card.range, card.mean, card.std]
 
         def build() -> bytes:
             from stylekeras.graphs import taps as graphs
 
-            return bytes(graphs.build(weights, taps, pooling=pooling, padding=padding).SerializeToString())
+            made = graphs.build(weights, taps, pooling=pooling, padding=padding, precision=self.precision)
+            return bytes(made.SerializeToString())
 
         taps_model = Taps(self, {"weights": weights.sha256, **shape}, build)
         if isinstance(weights, NetworkFile):

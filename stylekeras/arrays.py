@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["cast", "cond", "convert_to_tensor", "matmul", "stop_gradient", "where"]
+__all__ = ["cast", "cond", "convert_to_tensor", "fft2", "ifft2", "matmul", "stop_gradient", "where"]
 
 
 def cast(value: Any, dtype: Any) -> Any:
@@ -23,6 +23,20 @@ def cond(condition: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
 def convert_to_tensor(value: Any) -> Any:
     """`value` as an array, of its own type."""
     return np.asarray(value)
+
+
+def fft2(x: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The Fourier transform over the last two axes, real and imaginary part."""
+    return _parts(np.fft.fft2(x[0] + 1j * x[1]))
+
+
+def ifft2(x: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The inverse of `fft2`."""
+    return _parts(np.fft.ifft2(x[0] + 1j * x[1]))
+
+
+def _parts(x: Any) -> tuple[Any, Any]:
+    return x.real, x.imag
 
 
 def matmul(x: Any, y: Any) -> Any:

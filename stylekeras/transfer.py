@@ -319,7 +319,11 @@ def _run(problem: _Problem, sizes: list[int], resume: Mapping[str, Any] | None) 
 
 def _scales(problem: _Problem, loop: Any, sizes: list[int], resume: Mapping[str, Any] | None) -> Iterator[Progress]:
     settings, engine, optimizer = problem.settings, problem.machine.engine, problem.machine.optimizer
-    options = {"learning_rate": settings.learning_rate} if settings.optimizer == "adam" else {}
+    options: dict[str, Any] = (
+        {"learning_rate": settings.learning_rate}
+        if settings.optimizer == "adam"
+        else {"curvature": problem.machine.style_loss.CURVATURE}
+    )
     identity = _identity(problem, sizes)
     began = time.perf_counter()
     picture: np.ndarray | None = None

@@ -18,6 +18,8 @@ numpy_ops = types.SimpleNamespace(
     cast=lambda value, dtype: np.asarray(value, dtype),
     cond=lambda condition, yes, no: yes() if condition else no(),
     stop_gradient=lambda value: value,
+    fft2=lambda parts: (lambda z: (z.real, z.imag))(np.fft.fft2(parts[0] + 1j * parts[1])),
+    ifft2=lambda parts: (lambda z: (z.real, z.imag))(np.fft.ifft2(parts[0] + 1j * parts[1])),
 )
 
 # --- the network: Simonyan and Zisserman (2015), section 2.1 -------------------------------------------------------

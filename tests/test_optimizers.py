@@ -9,8 +9,9 @@ import pytest
 import scipy.optimize
 from reference import numpy_ops
 
-from stylekeras import optimizers, settings
+from stylekeras import optimizers, settings, spectrum
 from stylekeras.optimizers import adam, lbfgs
+from stylekeras.style_losses import gram
 
 NAMES = [module.name for module in pkgutil.iter_modules(optimizers.__path__)]
 every = pytest.mark.parametrize("optimizer", [optimizers.load(name) for name in NAMES], ids=NAMES)
@@ -218,15 +219,15 @@ def test_adam_does_not_report_a_finite_loss_for_a_broken_picture():
 # --- L-BFGS ---------------------------------------------------------------------------------------------------------
 
 
-def _two_loops(pairs, gradient):
-    """-H gradient: Nocedal and Wright (2006), algorithm 7.4 with the scaling of equation 7.20."""
+def _two_loops(pairs, gradient, guess):
+    """-H gradient: Nocedal and Wright (2006), algorithm 7.4 with the scaling of equation 7.20, H_0 = scale * guess."""
     q, alphas = gradient.copy(), []
     for s, y in reversed(pairs):
         alpha = np.sum(s * q) / np.sum(s * y)
         alphas.append(alpha)
         q = q - alpha * y
     s, y = pairs[-1]
-    r = q * np.sum(s * y) / np.sum(y * y)
+    r = guess(q) * np.sum(s * y) / np.sum(y * guess(y))
     for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
         beta = np.sum(y * r) / np.sum(s * y)
         r = r + (alpha - beta) * s
@@ -234,19 +235,45 @@ def _two_loops(pairs, gradient):
 
 
 @pytest.mark.parametrize("history", [1, 3, 12])
-def test_lbfgs_direction_is_the_two_loop_recursion(history):
+@pytest.mark.parametrize("curvature", [None, gram.CURVATURE])
+def test_lbfgs_direction_is_the_two_loop_recursion(history, curvature):
     quadratic = Quadratic(1e2)
-    states, _ = _run(lbfgs, quadratic, 40, history=history)
+    states, _ = _run(lbfgs, quadratic, 40, history=history, curvature=curvature)
+
+    def guess(image):
+        return image if curvature is None else spectrum.flatten(numpy_ops, curvature.response(*SHAPE[1:3]), image)
+
     pairs, compared = [], 0
     for before, after in itertools.pairwise(states):
         if after.accepted:
             pairs = [*pairs, (after.base - before.base, after.gradient - before.gradient)][-history:]
-            wanted = _two_loops(pairs, after.gradient)
+            wanted = _two_loops(pairs, after.gradient, guess)
             # The same arithmetic in another order; it is worse conditioned the closer the minimum is.
             error = np.linalg.norm(after.direction - wanted) / np.linalg.norm(wanted)
             assert error < 1e-6
             compared += 1
     assert compared > 25
+
+
+def test_lbfgs_needs_few_steps_where_the_curvature_is_as_it_was_told(rng):
+    shape = (1, 24, 20, 3)
+    inverse = gram.CURVATURE.response(*shape[1:3])
+    centre = rng.uniform(0.3, 0.7, shape)
+
+    def loss(image):
+        gradient = spectrum.flatten(numpy_ops, 1 / inverse, image - centre)
+        return 0.5 * np.sum((image - centre) * gradient), gradient
+
+    fallen = {}
+    for curvature in (None, gram.CURVATURE):
+        state = lbfgs.init(numpy_ops, np.full(shape, 0.5), curvature=curvature)
+        losses = []
+        for _ in range(25):
+            value, gradient = loss(state.image)
+            losses.append(value)
+            state = lbfgs.update(numpy_ops, state, value, gradient)
+        fallen[curvature] = min(losses) / losses[0]
+    assert fallen[gram.CURVATURE] < 1e-5 * fallen[None]
 
 
 @pytest.mark.parametrize("clip", [False, True])

@@ -8,12 +8,18 @@ textbook and from `torch.optim.LBFGS`:
   gradient, and doubles while that works, whatever the loss's scale;
 - the curvature guard is relative, s.y > GUARD |s| |y|, not an absolute threshold;
 - with `clip`, trial pictures are projected on [0, 1], and pixels held at a bound leave the direction (Bertsekas 1982);
-- the two-loop recursion runs on inner products (Chen, Wang and Zhou 2014): two passes over the history a step.
+- the two-loop recursion runs on inner products (after Chen, Wang and Zhou 2014): four matrix products a step;
+- its first guess of the inverse Hessian may depend on colour and frequency (`stylekeras/spectrum.py`), not only on the
+  last pair.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+
+import numpy as np
+
+from stylekeras import spectrum
 
 HISTORY = 12
 GUARD = 1e-4
@@ -25,8 +31,9 @@ PATIENCE = 6
 
 class State(NamedTuple):
     """`image`, `base`, `gradient`, `direction` are (1, h, w, 3); `steps` and `changes` (history, 1, h, w, 3), oldest
-    first; `steps_changes[i, j]` = steps[i] . changes[j], `changes_changes` likewise; the rest scalars. A pair whose
-    curvature `steps_changes[i, i]` is 0 is empty."""
+    first; `steps_changes[i, j]` = steps[i] . changes[j]; `response` (2, h, w, 1) is the first guess P of the inverse
+    Hessian, up to the factor `scale`, or 0 where that is the unit matrix; the rest scalars. A pair whose curvature
+    `steps_changes[i, i]` is 0 is empty."""
 
     image: Any
     loss: Any
@@ -40,16 +47,24 @@ class State(NamedTuple):
     steps: Any
     changes: Any
     steps_changes: Any
-    changes_changes: Any
+    scale: Any
+    response: Any
     clip: Any
 
 
-def init(ops: Any, image: Any, *, clip: bool = False, history: int = HISTORY) -> State:
-    """The state before the first evaluation; `clip` keeps every pixel in [0, 1]."""
+def init(
+    ops: Any,
+    image: Any,
+    *,
+    clip: bool = False,
+    history: int = HISTORY,
+    curvature: spectrum.Curvature | None = None,
+) -> State:
+    """The state before the first evaluation; `clip` keeps every pixel in [0, 1], `curvature` is what to start from."""
     dtype = image.dtype
     zeros = ops.zeros_like(image)
     pairs = ops.stack([zeros] * history)
-    products = ops.zeros((history, history), dtype=dtype)
+    response = np.zeros((2, 1, 1, 1)) if curvature is None else curvature.response(*image.shape[1:3])
     return State(
         image=image,
         loss=ops.full((), float("inf"), dtype=dtype),
@@ -62,8 +77,9 @@ def init(ops: Any, image: Any, *, clip: bool = False, history: int = HISTORY) ->
         rejections=ops.zeros((), dtype=dtype),
         steps=pairs,
         changes=pairs,
-        steps_changes=products,
-        changes_changes=products,
+        steps_changes=ops.zeros((history, history), dtype=dtype),
+        scale=ops.ones((), dtype=dtype),
+        response=ops.cast(response, dtype),
         clip=ops.full((), clip, dtype="bool"),
     )
 
@@ -135,52 +151,61 @@ def _remember(ops: Any, state: State, step: Any, change: Any, moved: Any, clear:
         changes = ops.concatenate([state.changes[1:], change[None]])
         column = _dot(ops, steps, change)
         row = _dot(ops, changes, step)
-        corner = _dot(ops, changes, change)
-        return (
-            steps,
-            changes,
-            _border(ops, state.steps_changes[1:, 1:], column, row),
-            _border(ops, state.changes_changes[1:, 1:], corner, corner),
+        scale = curvature / ops.cond(
+            _shaped(ops, state),
+            lambda: spectrum.energy(ops, state.response, change),
+            lambda: ops.sum(ops.square(change)),
         )
+        return steps, changes, _border(ops, state.steps_changes[1:, 1:], column, row), scale
 
     # A condition, not a choice: the history is most of the memory, and is not copied where it stays as it is.
-    steps, changes, steps_changes, changes_changes = ops.cond(
-        good, appended, lambda: (state.steps, state.changes, state.steps_changes, state.changes_changes)
+    steps, changes, steps_changes, scale = ops.cond(
+        good, appended, lambda: (state.steps, state.changes, state.steps_changes, state.scale)
     )
     return state._replace(
         steps=steps,
         changes=changes,
         steps_changes=ops.where(clear, 0.0, steps_changes),
-        changes_changes=changes_changes,
+        scale=scale,
     )
 
 
+def _first_guess(ops: Any, state: State, image: Any) -> Any:
+    """P image."""
+    return ops.cond(_shaped(ops, state), lambda: spectrum.flatten(ops, state.response, image), lambda: image)
+
+
+def _shaped(ops: Any, state: State) -> Any:
+    """Whether P is not the unit matrix."""
+    return ops.max(state.response) > 0
+
+
 def _direction(ops: Any, state: State, gradient: Any, any_pair: Any, first_length: Any) -> Any:
-    """-H gradient by the two-loop recursion on coefficients of the pairs; along -gradient while there is no pair."""
+    """-H gradient by the two-loop recursion on coefficients of the pairs; along -P gradient while there is no pair."""
     count = state.steps_changes.shape[0]
     curvature = [state.steps_changes[i, i] for i in range(count)]
     # An empty pair has curvature 0 and drops out of both loops.
     inverse = [ops.where(c > 0, 1.0 / ops.where(c > 0, c, 1.0), 0.0) for c in curvature]
-    last = state.changes_changes[count - 1, count - 1]
-    scale = ops.where(any_pair, curvature[-1] / ops.where(last > 0, last, 1.0), 0.0)
     steps_gradient = _dot(ops, state.steps, gradient)
-    changes_gradient = _dot(ops, state.changes, gradient)
 
-    zero = ops.zeros_like(scale)
+    zero = ops.zeros_like(state.scale)
     alpha = [zero] * count
     for i in reversed(range(count)):
         alpha[i] = inverse[i] * (steps_gradient[i] - ops.sum(ops.stack(alpha) * state.steps_changes[i]))
-    remaining = scale * (changes_gradient - ops.sum(ops.stack(alpha)[None] * state.changes_changes, axis=1))
+    guess = _first_guess(ops, state, gradient - _mix(ops, ops.stack(alpha), state.changes))
+    newton = state.scale * guess
+    remaining = _dot(ops, state.changes, newton)
     gamma = [zero] * count
     for i in range(count):
         beta = inverse[i] * (remaining[i] + ops.sum(ops.stack(gamma) * state.steps_changes[:, i]))
         gamma[i] = ops.where(inverse[i] > 0, alpha[i] - beta, 0.0)
 
-    newton = scale * gradient + _mix(ops, ops.stack(gamma), state.steps)
-    newton = newton - _mix(ops, scale * ops.stack(alpha), state.changes)
-    norm = ops.sqrt(ops.sum(ops.square(gradient)))
+    newton = newton + _mix(ops, ops.stack(gamma), state.steps)
+    # Without a pair all coefficients are 0, and `guess` is P gradient.
+    steepest = ops.where(any_pair, gradient, guess)
+    norm = ops.sqrt(ops.sum(ops.square(steepest)))
     root_count = ops.sqrt(ops.sum(ops.ones_like(gradient)))
-    steepest = gradient * (first_length * root_count / ops.maximum(norm, 1e-30))
+    steepest = steepest * (first_length * root_count / ops.maximum(norm, 1e-30))
     downhill = ops.sum(newton * gradient) > 0
     return -ops.where(ops.logical_and(any_pair, downhill), newton, steepest)
 

@@ -1,10 +1,11 @@
-"""Style losses, one file each. A style loss is a module with five functions, all pure:
+"""Style losses, one file each. A style loss is a module with four functions, all pure, and what belongs to them:
 
 - `measure(ops, features, mask=None) -> sums`: features (1, h, w, c) to a dict of arrays that add up over pixels, each
   pixel counted as much as the mask (1, h, w, 1) says;
 - `target(sums, count) -> target`: a style image's sums over `count` pixels to what is compared with;
 - `scale(target) -> scalar`: the size of the target, which relative losses are divided by;
 - `compare(ops, sums, count, target) -> scalar`: the distance, the contract's unweighted term of one tap;
+- `CURVATURE`: a `stylekeras.spectrum.Curvature` for L-BFGS to start from, or None;
 - and its docstring, which gives the formula and its source.
 
 `ops` is a namespace with NumPy's names (`keras.ops` in most engines). `target` and `scale` are called once for a

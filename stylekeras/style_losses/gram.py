@@ -14,7 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from stylekeras.spectrum import Curvature
+
 Arrays = dict[str, Any]
+
+# What `benchmarks/curvature.py` found on VGG19, relative to the steepest in brightness; alike for other pictures.
+CURVATURE = Curvature(
+    frequencies=(0.015, 0.03, 0.06, 0.12, 0.24, 0.5),
+    brightness=(0.055, 0.06, 0.13, 0.45, 1.0, 0.22),
+    colour=(1.8, 1.8, 1.9, 1.3, 0.14, 0.05),
+)
 
 
 def gram(ops: Any, features: Any, mask: Any = None) -> Any:

@@ -28,6 +28,9 @@ from stylekeras.style_losses.gram import gram
 
 Arrays = dict[str, Any]
 
+# That of L-BFGS' last pair: one by colour and frequency does not bring it further here.
+CURVATURE = None
+
 WIDEN = 1e-3
 # About twice what rounding makes of the smallest eigenvalues of a covariance in float32, relative to its trace.
 ROUNDING = 1e-7

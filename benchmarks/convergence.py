@@ -1,0 +1,171 @@
+"""Time to a loss: every engine and PyTorch's L-BFGS from the same photo, with the paper's objective.
+
+    python benchmarks/convergence.py photo.jpg painting.jpg --size 512
+
+The objective is `--preset paper` from the content image, the weights the offline VGG. The plain loop is PyTorch's
+`torch.optim.LBFGS` on a picture of 0 to 255, with its defaults and with its strong-Wolfe line search; the better of the
+two is the one to beat. Contestants take turns, a few evaluations each; a contestant's clock runs only in its own turns
+and begins when its network is built, before it is compiled. Every loss is float32's, the objective's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from turns import PLAIN, Contestant, keep, machine, serve
+
+WOLFE = f"{PLAIN}, strong Wolfe"
+# The levels are the losses of the plain loop after these shares of its iterations.
+SHARES = (0.25, 0.5, 1.0)
+TURN = 5
+
+
+def main() -> None:
+    """Measure, print the table, and keep it in benchmarks/results/."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photo", nargs="?")
+    parser.add_argument("painting", nargs="?")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--engines", default="auto", help="with commas between")
+    parser.add_argument("--output", help="where to keep the table as JSON; the default is benchmarks/results/...")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        work(json.loads(given.worker))
+        return
+    order = {name: getattr(given, name) for name in ("photo", "painting", "size", "iterations")}
+    running = [Contestant(__file__, {**order, "engine": name}) for name in (*given.engines.split(","), PLAIN, WOLFE)]
+    running = [one for one in running if one.ready]
+    while not all(one.done for one in running):
+        for one in running:
+            if not one.done:
+                one.turn(TURN)
+        print(", ".join(f"{one.order['engine']} {len(one.found)}" for one in running), end="\r", file=sys.stderr)
+    for one in running:
+        one.end()
+    results = [{**one.order, **one.ready, "evaluations": one.found} for one in running]
+    report = {"machine": machine(), "command": " ".join(sys.argv), "results": results}
+    print(table(report))
+    keep(report, f"convergence-{given.size}", given.output)
+
+
+def work(order: dict[str, Any]) -> None:
+    """A contestant: tells of each evaluation its clock, its loss and the memory used so far (MB)."""
+    told = plain(order) if order["engine"].startswith(PLAIN) else ours(order)
+    version = next(told)
+    clock = 0.0
+
+    def step() -> tuple[float, float, float]:
+        nonlocal clock
+        began = time.perf_counter()
+        loss = next(told)
+        clock += time.perf_counter() - began
+        return round(clock, 3), loss, round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+    serve({"version": version}, step)
+
+
+def settings(order: dict[str, Any]) -> Any:
+    """The paper's objective, from the photo."""
+    import stylekeras as sk
+
+    engine = "auto" if order["engine"].startswith(PLAIN) else order["engine"]
+    chosen = {"engine": engine, "precision": "float32", "weights": "offline", "size": order["size"]}
+    return sk.Settings(preset="paper", init="content", steps=order["iterations"], **chosen)
+
+
+def ours(order: dict[str, Any]) -> Iterator[Any]:
+    """The version, then the loss of each step."""
+    import stylekeras as sk
+    from stylekeras import engines
+
+    run = sk.iterate(order["photo"], order["painting"], settings(order))
+    engine = engines.load(order["engine"], "float32")
+    yield f"{engine.name} {engine.version}"
+    for progress in run:
+        yield progress.loss
+
+
+def plain(order: dict[str, Any]) -> Iterator[Any]:
+    """The version, then the loss of each evaluation: L-BFGS runs in a thread that waits to be asked."""
+    import queue
+    import threading
+
+    import torch
+    from plain import Plain
+
+    from stylekeras import images, pyramid
+
+    photo, painting = (images.load_image(order[name]) for name in ("photo", "painting"))
+    given = settings(order)
+    shape = pyramid.shape_at(photo.shape[:2], given.size)
+    objective = Plain(given, images.resize(photo, *shape), images.fit(painting, given.size))
+    options = {"line_search_fn": "strong_wolfe"} if order["engine"] == WOLFE else {}
+    count = order["iterations"]
+    _, step = objective.optimizer(max_iter=count, max_eval=2 * count, tolerance_grad=0, tolerance_change=0, **options)
+    asked: queue.Queue[None] = queue.Queue()
+    losses: queue.Queue[float | None] = queue.Queue()
+
+    def tell(loss: float) -> None:
+        losses.put(loss)
+        asked.get()
+
+    def run() -> None:
+        step(tell)
+        losses.put(None)
+
+    yield torch.__version__
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while (loss := losses.get()) is not None:
+        yield loss
+        asked.put(None)
+
+
+def table(report: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    kind, results = report["machine"], report["results"]
+    loops = [row for row in results if row["engine"].startswith(PLAIN)]
+    best = min(loops, key=lambda row: reached(row, max(min(best_so_far(one)) for one in loops)) or float("inf"))
+    curve = best_so_far(best)
+    levels = [curve[round(share * (len(curve) - 1))] for share in SHARES]
+    base = [reached(best, level) for level in levels]
+    lines = [
+        f"{kind['processor']}, {kind['cores']} cores, {', '.join(kind['features'])}; {results[0]['size']} px",
+        "",
+        "| | memory, MB | " + " | ".join(f"to {level:.4g}" for level in levels) + " |",
+        "|---|---|" + "---|" * len(levels),
+    ]
+    for row in results:
+        times = [reached(row, level) for level in levels]
+        cells = [
+            f"not in {len(row['evaluations'])} steps" if t is None else f"{t:.1f} s ({t / b:.2f})"
+            for t, b in zip(times, base, strict=True)
+            if b is not None
+        ]
+        lines.append(f"| {row['engine']} ({row['version']}) | {row['evaluations'][-1][2]:.0f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def best_so_far(row: dict[str, Any]) -> list[float]:
+    """After each evaluation the least loss until then."""
+    found: list[float] = []
+    for _, loss, _ in row["evaluations"]:
+        found.append(min(loss, found[-1]) if found else loss)
+    return found
+
+
+def reached(row: dict[str, Any], level: float) -> float | None:
+    """When the loss was first that low."""
+    return next((clock for clock, loss, _ in row["evaluations"] if loss <= level), None)
+
+
+if __name__ == "__main__":
+    main()

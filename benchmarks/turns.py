@@ -1,0 +1,78 @@
+"""Contestants in processes of their own that take turns, so that a slow minute of the machine hits all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PLAIN = "plain PyTorch loop"
+
+
+class Contestant:
+    """A process that runs `program --worker ORDER` and answers lines of numbers with lines of JSON (`serve`)."""
+
+    def __init__(self, program: str, order: dict[str, Any]) -> None:
+        self.order = order
+        self.found: list[Any] = []
+        command = [sys.executable, program, "--worker", json.dumps(order)]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        # One after the other: they would slow each other's compilation.
+        line = self._process.stdout.readline()
+        self.ready = json.loads(line) if line else None
+        self.done = not line
+
+    def turn(self, count: int) -> None:
+        """Let it make that many steps; what it tells of them is added to `found`."""
+        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        told = json.loads(line) if line else []
+        self.found += told
+        self.done = len(told) < count
+
+    def end(self) -> None:
+        """Let it go."""
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(ready: dict[str, Any], step: Callable[[], Any]) -> None:
+    """A contestant's side: `step` returns what is to be told of it, or raises StopIteration after the last."""
+    print(json.dumps(ready), flush=True)
+    for line in sys.stdin:
+        told = []
+        for _ in range(int(line)):
+            try:
+                told.append(step())
+            except StopIteration:
+                break
+        print(json.dumps(told), flush=True)
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    from stylekeras import engines
+
+    processor = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+        processor = {key.strip(): value.strip() for key, value in lines.items()}.get("model name", processor)
+    wide = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in engines.processor_flags()]
+    cores = engines.cores()
+    key = f"{cores}-core-{wide[-1] if wide else 'cpu'}"
+    return {"processor": processor, "cores": cores, "features": wide, "key": key}
+
+
+def keep(report: dict[str, Any], name: str, output: str | None) -> None:
+    """Write a report to a file, by default in benchmarks/results/."""
+    path = Path(output or Path(__file__).parent / "results" / f"{name}-{report['machine']['key']}.json")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"\nkept in {os.path.relpath(path)}", file=sys.stderr)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from steps import machine
+from turns import machine
 
 SIZE = 256
 

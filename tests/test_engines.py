@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -220,6 +221,19 @@ def test_auto_precision_is_bfloat16_where_the_processor_has_a_matrix_unit(monkey
     assert engines.precision_of("x", "auto", "float32", "bfloat16", matrices=False) == "float32"
     assert engines.precision_of("x", "auto", "float32", matrices=True) == "float32"
     assert engines.precision_of("x", "bfloat16", "float32", "bfloat16") == "bfloat16"
+
+
+@pytest.mark.parametrize(("flags", "chosen"), [({"avx512_bf16"}, "openvino"), ({"avx512f"}, "torch")])
+def test_auto_has_the_precision_that_is_asked_for(monkeypatch, flags, chosen):
+    monkeypatch.setattr(engines, "missing", lambda name: [] if name in ("openvino", "onnxruntime", "torch") else [name])
+    monkeypatch.setattr(engines, "gpu_driver", lambda: False)
+    monkeypatch.setattr(engines, "_keras_is_free", lambda name: True)
+    monkeypatch.setattr(engines, "processor_flags", lambda: frozenset(flags))
+    made = []
+    fake = SimpleNamespace(Engine=lambda precision: made.append(precision))
+    monkeypatch.setattr(engines.importlib, "import_module", lambda name: made.append(name) or fake)
+    engines.load("auto", "bfloat16")
+    assert made == [f"stylekeras.engines.{chosen}", "bfloat16"]
 
 
 def test_an_engine_that_is_not_there(monkeypatch):

@@ -55,6 +55,7 @@ def test_the_setting_knows_every_file():
 
 @every
 def test_it_says_what_it_is(loss):
+    assert loss.CURVATURE is None or loss.CURVATURE.response(8, 6).shape == (2, 8, 6, 1)
     assert "compare = " in loss.__doc__
     for name in ("measure", "target", "compare", "scale"):
         assert callable(getattr(loss, name))

@@ -32,7 +32,7 @@ import numpy as np
 from stylekeras.errors import EngineError, nearest
 
 # By measured speed (benchmarks/README.md), on a processor and on a GPU; "auto" is the first that can be used.
-ORDER = ("tensorflow", "openvino", "onnxruntime", "jax", "torch")
+ORDER = ("openvino", "tensorflow", "onnxruntime", "jax", "torch")
 GPU_ORDER = ("tensorflow", "jax", "torch", "onnxruntime")
 # What "onnx" stands for: the first of these that is installed.
 ONNX_RUNTIMES = ("openvino", "onnxruntime")
@@ -71,7 +71,7 @@ def load(name: str, precision: str) -> Any:
     Raises: EngineError if its framework is missing or Keras is already loaded on another backend.
     """
     if name == "auto":
-        name = pick(ORDER) or "tensorflow"
+        name = pick([name for name in ORDER if _may_have(name, precision)]) or "tensorflow"
     elif name == "onnx":
         name = pick(ONNX_RUNTIMES) or "onnxruntime"
     if missing(name):
@@ -140,6 +140,13 @@ def cannot_run(name: str, error: Exception) -> EngineError:
     """What to say of a graph that a runtime does not take."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return EngineError(f"engine {name} cannot run this network: {lines[-1] if lines else type(error).__name__}")
+
+
+def _may_have(name: str, precision: str) -> bool:
+    """Whether an engine has a precision on this processor, as far as that is known before it is loaded."""
+    if precision != "bfloat16" or name not in ONNX_RUNTIMES:
+        return True
+    return name == "openvino" and not processor_flags().isdisjoint(("avx512_bf16", "amx_bf16"))
 
 
 @functools.cache

@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from turns import PLAIN, Contestant, keep, machine, serve
@@ -40,6 +41,8 @@ def main() -> None:
     if given.worker:
         work(json.loads(given.worker))
         return
+    if not given.painting:
+        parser.error("name a photo and a painting")
     order = {name: getattr(given, name) for name in ("photo", "painting", "size", "iterations")}
     running = [Contestant(__file__, {**order, "engine": name}) for name in (*given.engines.split(","), PLAIN, WOLFE)]
     running = [one for one in running if one.ready]
@@ -50,8 +53,10 @@ def main() -> None:
         print(", ".join(f"{one.order['engine']} {len(one.found)}" for one in running), end="\r", file=sys.stderr)
     for one in running:
         one.end()
-    results = [{**one.order, **one.ready, "evaluations": one.found} for one in running]
-    report = {"machine": machine(), "command": " ".join(sys.argv), "results": results}
+    # Names of files, not where they are here.
+    names = {name: Path(order[name]).name for name in ("photo", "painting")}
+    results = [{**one.order, **names, **one.ready, "evaluations": one.found} for one in running]
+    report = {"machine": machine(), "results": results}
     print(table(report))
     keep(report, f"convergence-{given.size}", given.output)
 
@@ -138,7 +143,8 @@ def table(report: dict[str, Any]) -> str:
     levels = [curve[round(share * (len(curve) - 1))] for share in SHARES]
     base = [reached(best, level) for level in levels]
     lines = [
-        f"{kind['processor']}, {kind['cores']} cores, {', '.join(kind['features'])}; {results[0]['size']} px",
+        f"{kind['processor']}, {kind['cores']} cores, {', '.join(kind['features'])}; {results[0]['photo']} x "
+        f"{results[0]['painting']}, {results[0]['size']} px, {results[0]['iterations']} iterations",
         "",
         "| | memory, MB | " + " | ".join(f"to {level:.4g}" for level in levels) + " |",
         "|---|---|" + "---|" * len(levels),

@@ -3,9 +3,9 @@
     python benchmarks/convergence.py photo.jpg painting.jpg --size 512
 
 The objective is `--preset paper` from the content image, the weights the offline VGG. The plain loop is PyTorch's
-`torch.optim.LBFGS` on a picture of 0 to 255, with its defaults and with its strong-Wolfe line search; the better of the
-two is the one to beat. Contestants take turns, a few evaluations each; a contestant's clock runs only in its own turns
-and begins when its network is built, before it is compiled. Every loss is float32's, the objective's own.
+`torch.optim.LBFGS` on a picture of 0 to 255, without tolerances, by default and with its strong-Wolfe line search; the
+better of the two is the one to beat. Contestants take turns, a few evaluations each; a contestant's clock runs only in
+its own turns and begins when its network is built, before it is compiled. Every loss is float32's, the objective's own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from turns import PLAIN, Contestant, keep, machine, serve
 
 WOLFE = f"{PLAIN}, strong Wolfe"
-# The levels are the losses of the plain loop after these shares of its iterations.
+# The levels are the losses of the plain loop after these shares of its evaluations.
 SHARES = (0.25, 0.5, 1.0)
 TURN = 5
 
@@ -55,6 +55,7 @@ def main() -> None:
         one.end()
     # Names of files, not where they are here.
     names = {name: Path(order[name]).name for name in ("photo", "painting")}
+    running = [one for one in running if one.found]
     results = [{**one.order, **names, **one.ready, "evaluations": one.found} for one in running]
     report = {"machine": machine(), "results": results}
     print(table(report))

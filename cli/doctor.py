@@ -121,7 +121,10 @@ def tables(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
             [
                 ("auto", f"picks {auto['precision'] or 'nothing'}"),
                 ("native bfloat16 on the processor", native),
-                ("a unit for its matrices (AMX)", "yes, which auto uses" if machine["amx"] else "no"),
+                (
+                    "a unit for its matrices (AMX)",
+                    "unknown" if native == "unknown" else "yes" if machine["amx"] else "no",
+                ),
             ],
         ),
         ("Weights", sets),

@@ -269,6 +269,7 @@ def _identity(problem: _Problem, sizes: list[int]) -> dict[str, Any]:
     """What has to be the same for a state to go on."""
     return {
         "settings": problem.settings.to_dict(),
+        "precision": problem.machine.provenance["precision"],
         "sizes": list(sizes),
         "shape": list(problem.shape),
         "styles": [[style.weight, style.scale] for _, style in problem.styles],
@@ -279,6 +280,8 @@ def _check_resume(resume: Mapping[str, Any], problem: _Problem, sizes: list[int]
     missing = {"run", "scale", "step", "optimizer", "terms"} - set(resume)
     if missing:
         raise SettingsError(f"resume: not a Progress.state; it lacks {', '.join(sorted(missing))}")
+    if set(resume["optimizer"]) != set(problem.machine.optimizer.State._fields):
+        raise SettingsError("resume: the state is of another version of this optimizer")
     now, before = _identity(problem, sizes), resume["run"]
     if now != before:
         inner = now["settings"] if now["settings"] != before["settings"] else now
@@ -322,7 +325,8 @@ def _scales(problem: _Problem, loop: Any, sizes: list[int], resume: Mapping[str,
     options: dict[str, Any] = (
         {"learning_rate": settings.learning_rate}
         if settings.optimizer == "adam"
-        else {"curvature": problem.machine.style_loss.CURVATURE}
+        # It is that of a picture; from noise it led L-BFGS astray for its first dozens of steps.
+        else {"curvature": None if settings.init == "noise" else problem.machine.style_loss.CURVATURE}
     )
     identity = _identity(problem, sizes)
     began = time.perf_counter()

@@ -58,3 +58,11 @@ def test_keras_and_numpy_agree(rng):
         found = spectrum.flatten(ops, ops.convert_to_tensor(response), ops.convert_to_tensor(image))
         assert "float32" in str(found.dtype)
         np.testing.assert_allclose(keras.ops.convert_to_numpy(found), wanted, atol=1e-5)
+
+
+def test_a_sum_over_a_large_picture_keeps_its_digits(rng):
+    pairs = rng.normal(size=(2, 3 * 1024 * 1024)).astype(np.float32)
+    found = arrays.matmul(pairs, pairs[0][:, None])[:, 0]
+    wanted = pairs.astype(float) @ pairs[0].astype(float)
+    assert abs(found[0] / wanted[0] - 1) < 1e-5
+    assert abs(found[1] - wanted[1]) < 1e-5 * wanted[0]

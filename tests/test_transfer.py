@@ -37,6 +37,7 @@ BASE = {
     "colors": "style",
     "backbone": "vgg16",
     "weights": "random",
+    "engine": "tensorflow",
 }
 
 
@@ -531,6 +532,13 @@ def test_weights_that_are_all_zero_are_refused():
         sk.stylize(CONTENT, STYLE, _settings(content_weight=0, style_layers={"block1_conv1": 0.0}))
     with pytest.raises(sk.SettingsError, match="needs a style image"):
         sk.iterate(CONTENT, [], _settings(init="style"))
+
+
+def test_a_state_of_another_version_is_refused():
+    state = next(sk.iterate(CONTENT, STYLE, _settings(optimizer="lbfgs"))).state
+    state["optimizer"]["changes_changes"] = state["optimizer"].pop("scale")
+    with pytest.raises(sk.SettingsError, match="another version of this optimizer"):
+        sk.iterate(CONTENT, STYLE, _settings(optimizer="lbfgs"), resume=state)
 
 
 def test_a_state_that_is_none_is_refused():

@@ -146,7 +146,7 @@ def _may_have(name: str, precision: str) -> bool:
     """Whether an engine has a precision on this processor, as far as that is known before it is loaded."""
     if precision != "bfloat16" or name not in ONNX_RUNTIMES:
         return True
-    return name == "openvino" and not processor_flags().isdisjoint(("avx512_bf16", "amx_bf16"))
+    return name == "openvino" and multiplies_bfloat16()
 
 
 @functools.cache
@@ -158,6 +158,11 @@ def processor_flags() -> frozenset[str]:
         return frozenset()
     named = {key.strip(): flags for key, _, flags in (line.partition(":") for line in lines)}
     return frozenset(named.get("flags", named.get("Features", "")).split())
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16 that OpenVINO uses."""
+    return not processor_flags().isdisjoint(("avx512_bf16", "amx_bf16"))
 
 
 def has_matrix_unit() -> bool:

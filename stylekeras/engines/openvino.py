@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import openvino
 
-from stylekeras.engines import cannot_run, cores, precision_of
+from stylekeras.engines import cannot_run, cores, multiplies_bfloat16, precision_of
 from stylekeras.errors import RunError
 from stylekeras.graphs.engine import GraphEngine, Run
 
@@ -28,8 +28,8 @@ class Engine(GraphEngine):
 
     def __init__(self, precision: str) -> None:
         self._core = openvino.Core()
-        # Without such instructions it would compute in float32 and not say so.
-        low = ("bfloat16",) if "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else ()
+        # Without instructions for it, it would imitate it or compute in float32, and not say so.
+        low = ("bfloat16",) if multiplies_bfloat16() else ()
         self.precision = precision_of(self.name, precision, "float32", *low, matrices=True)
         self.device = f"CPU ({cores()} cores)"
 

@@ -18,7 +18,8 @@ from stylekeras.spectrum import Curvature
 
 Arrays = dict[str, Any]
 
-# What `benchmarks/curvature.py` found on VGG19, relative to the steepest in brightness; alike for other pictures.
+# What `benchmarks/curvature.py` found on VGG19 at a picture half done from its photo, relative to the steepest in
+# brightness; alike for other pictures.
 CURVATURE = Curvature(
     frequencies=(0.015, 0.03, 0.06, 0.12, 0.24, 0.5),
     brightness=(0.055, 0.06, 0.13, 0.45, 1.0, 0.22),

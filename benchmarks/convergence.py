@@ -155,7 +155,6 @@ def table(report: dict[str, Any]) -> str:
         cells = [
             f"not in {len(row['evaluations'])} steps" if t is None else f"{t:.1f} s ({t / b:.2f})"
             for t, b in zip(times, base, strict=True)
-            if b is not None
         ]
         lines.append(f"| {row['engine']} ({row['version']}) | {row['evaluations'][-1][2]:.0f} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -1,15 +1,36 @@
-"""NumPy as a namespace for objective and optimizers, with the names of `keras.ops` that it lacks."""
+"""NumPy as a namespace for objective and optimizers, with the names of `keras.ops` that it lacks.
+
+An optimizer's history is a tuple of pictures here, not one array, so that none is copied when one is added: `remember`,
+`inner_products` and `combination` are what an optimizer does with it. BLAS is left alone: its threads wait for more
+work in a busy loop, on the cores that the runtime of the graphs wants next; that took a fifth of a step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-__all__ = ["cast", "cond", "convert_to_tensor", "fft2", "ifft2", "matmul", "stop_gradient", "where"]
+from stylekeras.engines import cores
 
+__all__ = [
+    "cast",
+    "combination",
+    "cond",
+    "convert_to_tensor",
+    "filter",
+    "inner_products",
+    "matmul",
+    "remember",
+    "stop_gradient",
+    "where",
+]
+
+# Numbers at a time: that many pictures' worth stay in a core's cache, and sums keep their digits.
 _BLOCK = 2**14
 
 
@@ -28,33 +49,65 @@ def convert_to_tensor(value: Any) -> Any:
     return np.asarray(value)
 
 
-def fft2(x: tuple[Any, Any]) -> tuple[Any, Any]:
-    """The Fourier transform over the last two axes, real and imaginary part."""
-    return _planes(np.fft.fft2, x)
+def filter(gain: Any, planes: Any) -> Any:
+    """Three planes (3, h, w), the Fourier transform of the first times gain[0], those of the others times gain[1].
+
+    Each in a thread of its own: NumPy's transforms take one core.
+    """
+    shape = planes.shape[1:]
+    half = gain[..., : shape[1] // 2 + 1]
+
+    def one(i: int) -> Any:
+        return np.fft.irfft2(half[min(i, 1)] * np.fft.rfft2(planes[i]), shape)
+
+    return np.stack(list(_threads().map(one, range(3))))
 
 
-def ifft2(x: tuple[Any, Any]) -> tuple[Any, Any]:
-    """The inverse of `fft2`."""
-    return _planes(np.fft.ifft2, x)
+def remember(pictures: Sequence[Any], picture: Any) -> tuple[Any, ...]:
+    """The history without its oldest picture and with a new one."""
+    return (*pictures[1:], picture)
 
 
-def _planes(transform: Callable[[Any], Any], x: tuple[Any, Any]) -> tuple[Any, Any]:
-    """A transform of the last two axes, each plane in a thread of its own: NumPy's takes one core."""
-    with ThreadPoolExecutor() as pool:
-        found = np.stack(list(pool.map(transform, x[0] + 1j * x[1])))
-    return found.real, found.imag
+def inner_products(history: Sequence[Any], pictures: Sequence[Any]) -> tuple[Any, ...]:
+    """For each picture its inner products with all of a history, (m,)."""
+    flat = [picture.ravel() for picture in pictures]
+    rows = list(_threads().map(lambda other: [_inner(other.ravel(), picture) for picture in flat], history))
+    return tuple(np.array(column) for column in zip(*rows, strict=True))
+
+
+def combination(coefficients: Any, pictures: Sequence[Any]) -> Any:
+    """The sum of a history's pictures, each times its coefficient."""
+    found = np.zeros(pictures[0].shape, np.result_type(coefficients, pictures[0]))
+    flat, rows, part = found.reshape(-1), [picture.ravel() for picture in pictures], np.empty(_BLOCK, found.dtype)
+    for start in range(0, flat.size, _BLOCK):
+        block = flat[start : start + _BLOCK]
+        for coefficient, row in zip(coefficients, rows, strict=True):
+            block += np.multiply(row[start : start + _BLOCK], coefficient, out=part[: block.size])
+    return found
+
+
+def _inner(x: Any, y: Any) -> Any:
+    """The inner product of two vectors, block by block."""
+    whole = x.size - x.size % _BLOCK
+    blocks = [vector[:whole].reshape(-1, _BLOCK) for vector in (x, y)]
+    return np.einsum("ij,ij->i", *blocks).sum() + np.einsum("i,i->", x[whole:], y[whole:])
+
+
+def _threads() -> ThreadPoolExecutor:
+    return _pool(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(process: int) -> ThreadPoolExecutor:
+    """One pool for each process: a fork has its parent's objects, but none of its threads."""
+    return ThreadPoolExecutor(cores())
 
 
 def matmul(x: Any, y: Any) -> Any:
-    """The product of two matrices, one that is a few numbers wide without BLAS.
-
-    Its threads wait for more work in a busy loop, on the cores that the runtime wants next: a fifth of a step.
-    """
+    """The product of two matrices, one that is a few numbers wide without BLAS."""
     if min(*x.shape, *y.shape) > 3:
         return np.matmul(x, y)
-    # In blocks: a sum over a whole picture, number by number, would lose three digits.
-    starts = range(0, x.shape[1], _BLOCK)
-    return sum(np.einsum("ij,jk->ik", x[:, i : i + _BLOCK], y[i : i + _BLOCK]) for i in starts)
+    return np.einsum("ij,jk->ik", x, y)
 
 
 def stop_gradient(value: Any) -> Any:
@@ -63,9 +116,15 @@ def stop_gradient(value: Any) -> Any:
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
-    """As NumPy's, but two Python numbers give float32, as in the other namespaces, not float64."""
+    """As NumPy's, but two Python numbers give float32, as in the other namespaces, not float64.
+
+    Where there is one condition for all, the result is not a copy.
+    """
     typed = [value.dtype for value in (x, y) if hasattr(value, "dtype")] or [np.float32]
-    return np.where(condition, *(np.asarray(value, np.result_type(*typed)) for value in (x, y)))
+    x, y = (np.asarray(value, np.result_type(*typed)) for value in (x, y))
+    if np.ndim(condition) == 0 and x.shape == y.shape:
+        return x if condition else y
+    return np.where(condition, x, y)
 
 
 def __getattr__(name: str) -> Any:

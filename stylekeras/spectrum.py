@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,25 +39,23 @@ class Curvature:
 
 def flatten(ops: Any, response: Any, image: Any) -> Any:
     """P image: an image (1, h, w, 3) filtered by a `Curvature.response`, linear, symmetric and positive."""
-    gain = response[..., 0]
-    real, imaginary = _transform(ops, image)
+    height, width = ops.shape(image)[1:3]
+    opponent = _turn(ops, _OPPONENT.T, ops.reshape(ops.transpose(image, (3, 0, 1, 2)), (3, -1)))
+    planes = ops.reshape(opponent, (3, height, width))
+    # NumPy has transforms for real planes, the other namespaces for complex ones.
+    filtered = (ops.filter if hasattr(ops, "filter") else partial(_filter, ops))(response[..., 0], planes)
+    colours = ops.reshape(_turn(ops, _OPPONENT, ops.reshape(filtered, (3, -1))), (3, 1, height, width))
+    return ops.stack([colours[0], colours[1], colours[2]], axis=-1)
+
+
+def _turn(ops: Any, matrix: np.ndarray, planes: Any) -> Any:
+    """(3, 3) . (3, n)."""
+    return ops.matmul(ops.cast(matrix, planes.dtype), planes)
+
+
+def _filter(ops: Any, gain: Any, planes: Any) -> Any:
+    """Three planes (3, h, w), the Fourier transform of the first times gain[0], those of the others times gain[1]."""
+    # The others are filtered alike, so one transform does, as real and imaginary part.
+    real, imaginary = ops.fft2((planes[:2], ops.stack([ops.zeros_like(planes[2]), planes[2]])))
     real, imaginary = ops.ifft2((gain * real, gain * imaginary))
-    opponent = ops.reshape(ops.stack([real[0], real[1], imaginary[1]]), (3, -1))
-    colours = ops.matmul(ops.transpose(opponent), ops.cast(_OPPONENT.T, image.dtype))
-    return ops.reshape(colours, ops.shape(image))
-
-
-def energy(ops: Any, response: Any, image: Any) -> Any:
-    """image . P image, with half the work (Parseval)."""
-    real, imaginary = _transform(ops, image)
-    # The mean over one plane's positions is the sum divided by their number.
-    return 2 * ops.mean(response[..., 0] * (ops.square(real) + ops.square(imaginary)))
-
-
-def _transform(ops: Any, image: Any) -> tuple[Any, Any]:
-    """(1, h, w, 3) to the Fourier transforms of brightness and of both colour differences, (2, h, w)."""
-    opponent = ops.transpose(ops.matmul(ops.reshape(image, (-1, 3)), ops.cast(_OPPONENT, image.dtype)))
-    planes = ops.reshape(opponent, (3, ops.shape(image)[1], ops.shape(image)[2]))
-    # Both differences are filtered alike, so one transform does, as real and imaginary part.
-    found: tuple[Any, Any] = ops.fft2((planes[:2], ops.stack([ops.zeros_like(planes[2]), planes[2]])))
-    return found
+    return ops.stack([real[0], real[1], imaginary[1]])

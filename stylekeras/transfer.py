@@ -381,7 +381,8 @@ def _image(problem: _Problem, loop: Any, frozen: Any, photo: np.ndarray | None) 
 
 
 def _state(engine: Any, frozen: Any, rest: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**rest, "optimizer": {name: value.copy() for name, value in engine.array(frozen)._asdict().items()}}
+    # Copied, and with it a history that is a tuple of pictures becomes one array.
+    return {**rest, "optimizer": {name: np.array(value) for name, value in engine.array(frozen)._asdict().items()}}
 
 
 def _start(problem: _Problem, shape: tuple[int, int]) -> np.ndarray:

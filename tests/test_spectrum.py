@@ -24,8 +24,6 @@ def test_it_is_symmetric_and_positive(curvature, rng):
     values = np.linalg.eigvalsh(matrix)
     steepest, flattest = (f(f(curvature.brightness), f(curvature.colour)) for f in (max, min))
     assert 1 / steepest - 1e-5 <= values.min() < values.max() <= 1 / flattest + 1e-5
-    image = rng.normal(size=SHAPE)
-    assert spectrum.energy(numpy_ops, response, image) == pytest.approx(image.ravel() @ matrix @ image.ravel())
 
 
 @pytest.mark.parametrize(
@@ -62,7 +60,7 @@ def test_keras_and_numpy_agree(rng):
 
 def test_a_sum_over_a_large_picture_keeps_its_digits(rng):
     pairs = rng.normal(size=(2, 3 * 1024 * 1024)).astype(np.float32)
-    found = arrays.matmul(pairs, pairs[0][:, None])[:, 0]
+    (found,) = arrays.inner_products(pairs, [pairs[0]])
     wanted = pairs.astype(float) @ pairs[0].astype(float)
     assert abs(found[0] / wanted[0] - 1) < 1e-5
     assert abs(found[1] - wanted[1]) < 1e-5 * wanted[0]

@@ -8,9 +8,11 @@ textbook and from `torch.optim.LBFGS`:
   gradient, and doubles while that works, whatever the loss's scale;
 - the curvature guard is relative, s.y > GUARD |s| |y|, not an absolute threshold;
 - with `clip`, trial pictures are projected on [0, 1], and pixels held at a bound leave the direction (Bertsekas 1982);
-- the two-loop recursion runs on inner products (after Chen, Wang and Zhou 2014): four matrix products a step;
-- its first guess of the inverse Hessian may depend on colour and frequency (`stylekeras/spectrum.py`), not only on the
-  last pair.
+- its first guess P of the inverse Hessian may depend on colour and frequency (`stylekeras/spectrum.py`), not only on
+  the last pair;
+- the two-loop recursion runs on inner products (after Chen, Wang and Zhou 2014). Of the changes y of the gradient only
+  P y is kept: then a step passes over the history twice, for its inner products with the gradient and its change and
+  for the direction, and applies P once.
 """
 
 from __future__ import annotations
@@ -30,24 +32,28 @@ PATIENCE = 6
 
 
 class State(NamedTuple):
-    """`image`, `base`, `gradient`, `direction` are (1, h, w, 3); `steps` and `changes` (history, 1, h, w, 3), oldest
-    first; `steps_changes[i, j]` = steps[i] . changes[j]; `response` (2, h, w, 1) is the first guess P of the inverse
-    Hessian, up to the factor `scale`, or 0 where that is the unit matrix; the rest scalars. A pair whose curvature
-    `steps_changes[i, i]` is 0 is empty."""
+    """What L-BFGS knows. A pair is a step s of the picture and the change y of the gradient that came with it.
+
+    `image`, `base`, `gradient`, `direction` and `flat` = P gradient are (1, h, w, 3); `steps` and `flats`
+    (history, 1, h, w, 3) the s and P y, oldest first, with NumPy a tuple of pictures; `steps_changes[i, j]` is
+    s[i] . y[j] for i <= j, `flats_changes[i, j]` P y[i] . y[j]; `response` (2, h, w, 1) is P, or 0 where that is the
+    unit matrix; the rest scalars. A pair whose curvature `steps_changes[i, i]` is 0 is empty.
+    """
 
     image: Any
     loss: Any
     accepted: Any
     base: Any
     gradient: Any
+    flat: Any
     direction: Any
     length: Any
     first_length: Any
     rejections: Any
     steps: Any
-    changes: Any
+    flats: Any
     steps_changes: Any
-    scale: Any
+    flats_changes: Any
     response: Any
     clip: Any
 
@@ -63,7 +69,7 @@ def init(
     """The state before the first evaluation; `clip` keeps every pixel in [0, 1], `curvature` is what to start from."""
     dtype = image.dtype
     zeros = ops.zeros_like(image)
-    pairs = ops.stack([zeros] * history)
+    pairs = ops.zeros((history, *image.shape), dtype=dtype)
     response = np.zeros((2, 1, 1, 1)) if curvature is None else curvature.response(*image.shape[1:3])
     return State(
         image=image,
@@ -71,14 +77,15 @@ def init(
         accepted=ops.full((), False, dtype="bool"),
         base=image,
         gradient=zeros,
+        flat=zeros,
         direction=zeros,
         length=ops.ones((), dtype=dtype),
         first_length=ops.full((), FIRST_LENGTH, dtype=dtype),
         rejections=ops.zeros((), dtype=dtype),
         steps=pairs,
-        changes=pairs,
+        flats=pairs,
         steps_changes=ops.zeros((history, history), dtype=dtype),
-        scale=ops.ones((), dtype=dtype),
+        flats_changes=ops.zeros((history, history), dtype=dtype),
         response=ops.cast(response, dtype),
         clip=ops.full((), clip, dtype="bool"),
     )
@@ -87,44 +94,41 @@ def init(
 def update(ops: Any, state: State, loss: Any, gradient: Any) -> State:
     """Take or reject the trial `state.image`, given its loss and gradient, and set the next trial."""
     step = state.image - state.base
-    change = gradient - state.gradient
     # Not above 0: the projection on [0, 1] may turn a trial uphill.
     expected = ops.minimum(ops.sum(step * state.gradient), 0.0)
     first = ops.logical_not(ops.isfinite(state.loss))
     finite = ops.logical_and(ops.isfinite(loss), ops.isfinite(ops.sum(ops.abs(gradient))))
     # Any decrease, not a share of the slope (Armijo): what is lower is never thrown away.
     accepted = ops.logical_and(finite, ops.logical_or(first, loss < state.loss))
+    clear = ops.logical_and(ops.logical_not(accepted), state.rejections >= PATIENCE)
+    fresh = ops.logical_or(accepted, clear)
 
     def taken(new: Any, old: Any) -> Any:
         return ops.where(accepted, new, old)
 
     base, base_gradient = taken(state.image, state.base), taken(gradient, state.gradient)
-    clear = ops.logical_and(ops.logical_not(accepted), state.rejections >= PATIENCE)
-    history = _remember(ops, state, step, change, ops.logical_and(accepted, ops.logical_not(first)), clear)
+    flat = ops.cond(accepted, lambda: _flatten(ops, state, gradient), lambda: state.flat)
+    moved = ops.logical_and(accepted, ops.logical_not(first))
+    slope = ops.cond(state.clip, lambda: base_gradient * _free(ops, base, base_gradient), lambda: base_gradient)
+    change = gradient - state.gradient
+    history, along = _remember(ops, state, step, change, flat - state.flat, slope, moved, clear)
     any_pair = ops.max(history.steps_changes) > 0
-    first_length = state.first_length * ops.where(
-        ops.logical_and(accepted, ops.logical_and(ops.logical_not(first), ops.logical_not(any_pair))), 2.0, 1.0
-    )
+    first_length = state.first_length * ops.where(ops.logical_and(moved, ops.logical_not(any_pair)), 2.0, 1.0)
     first_length = ops.where(clear, FIRST_LENGTH, first_length)
+    now = history._replace(base=base, gradient=base_gradient, flat=flat, first_length=first_length)
 
-    free = _free(ops, base, base_gradient, state.clip)
-    new_direction = _direction(ops, history, base_gradient * free, any_pair, first_length) * free
-    fresh = ops.logical_or(accepted, clear)
-    direction = ops.where(fresh, new_direction, state.direction)
+    direction = ops.cond(fresh, lambda: _direction(ops, now, slope, along, any_pair), lambda: state.direction)
     # The minimum of the parabola through the base's loss and slope and the trial's loss, kept within [0.1, 0.5].
     rise = ops.where(finite, loss - state.loss - expected, 1.0)
     shorter = ops.where(finite, ops.clip(-0.5 * expected / ops.maximum(rise, 1e-30), 0.1, 0.5), 0.1)
     length = ops.where(fresh, 1.0, state.length * shorter)
     trial = base + length * direction
-    return history._replace(
-        image=ops.where(state.clip, ops.clip(trial, 0.0, 1.0), trial),
+    return now._replace(
+        image=ops.cond(state.clip, lambda: ops.clip(trial, 0.0, 1.0), lambda: trial),
         loss=taken(loss, state.loss),
         accepted=accepted,
-        base=base,
-        gradient=base_gradient,
         direction=direction,
         length=length,
-        first_length=first_length,
         rejections=ops.where(fresh, 0.0, state.rejections + 1.0),
     )
 
@@ -134,96 +138,117 @@ def result(ops: Any, state: State) -> Any:
     return state.base
 
 
-def _free(ops: Any, image: Any, gradient: Any, clip: Any) -> Any:
+def _free(ops: Any, image: Any, gradient: Any) -> Any:
     """1 where a pixel may move, 0 where it lies on a bound of [0, 1] and would be pushed out."""
     held = ops.logical_or(ops.logical_and(image <= 0.0, gradient > 0.0), ops.logical_and(image >= 1.0, gradient < 0.0))
-    return ops.where(ops.logical_and(clip, held), 0.0, 1.0)
+    return ops.where(held, 0.0, 1.0)
 
 
-def _remember(ops: Any, state: State, step: Any, change: Any, moved: Any, clear: Any) -> State:
-    """Append the pair (step, change) if the picture moved along positive curvature; forget all if `clear`."""
+def _flatten(ops: Any, state: State, gradient: Any) -> Any:
+    """P gradient."""
+    shaped = ops.max(state.response) > 0
+    return ops.cond(shaped, lambda: spectrum.flatten(ops, state.response, gradient), lambda: gradient)
+
+
+def _remember(
+    ops: Any, state: State, step: Any, change: Any, flat_change: Any, slope: Any, moved: Any, clear: Any
+) -> tuple[State, tuple[Any, Any]]:
+    """Append the pair (step, change) if the picture moved along positive curvature; forget all if `clear`.
+
+    Returns: the state, and the inner products of its steps and of its flats with `slope`.
+    """
     curvature = ops.sum(step * change)
     sizes = ops.sqrt(ops.sum(ops.square(step)) * ops.sum(ops.square(change)))
     good = ops.logical_and(moved, curvature > GUARD * sizes)
 
     def appended() -> tuple[Any, ...]:
-        steps = ops.concatenate([state.steps[1:], step[None]])
-        changes = ops.concatenate([state.changes[1:], change[None]])
-        column = _dot(ops, steps, change)
-        row = _dot(ops, changes, step)
-        scale = curvature / ops.cond(
-            _shaped(ops, state),
-            lambda: spectrum.energy(ops, state.response, change),
-            lambda: ops.sum(ops.square(change)),
-        )
-        return steps, changes, _border(ops, state.steps_changes[1:, 1:], column, row), scale
+        steps, flats = _append(ops, state.steps, step), _append(ops, state.flats, flat_change)
+        above, steps_slope = _dots(ops, steps, change, slope)
+        square, flats_slope = _dots(ops, flats, change, slope)
+        steps_changes = _border(ops, state.steps_changes, above, ops.zeros_like(above))
+        return steps, flats, steps_changes, _border(ops, state.flats_changes, square, square), steps_slope, flats_slope
+
+    def kept() -> tuple[Any, ...]:
+        (steps_slope,), (flats_slope,) = _dots(ops, state.steps, slope), _dots(ops, state.flats, slope)
+        return state.steps, state.flats, state.steps_changes, state.flats_changes, steps_slope, flats_slope
 
     # A condition, not a choice: the history is most of the memory, and is not copied where it stays as it is.
-    steps, changes, steps_changes, scale = ops.cond(
-        good, appended, lambda: (state.steps, state.changes, state.steps_changes, state.scale)
-    )
-    return state._replace(
+    steps, flats, steps_changes, flats_changes, steps_slope, flats_slope = ops.cond(good, appended, kept)
+    state = state._replace(
         steps=steps,
-        changes=changes,
+        flats=flats,
         steps_changes=ops.where(clear, 0.0, steps_changes),
-        scale=scale,
+        flats_changes=flats_changes,
     )
+    return state, (steps_slope, flats_slope)
 
 
-def _first_guess(ops: Any, state: State, image: Any) -> Any:
-    """P image."""
-    return ops.cond(_shaped(ops, state), lambda: spectrum.flatten(ops, state.response, image), lambda: image)
+def _direction(ops: Any, state: State, slope: Any, along: tuple[Any, Any], any_pair: Any) -> Any:
+    """-H slope by the two-loop recursion on coefficients of the pairs; along -P slope while there is no pair.
 
-
-def _shaped(ops: Any, state: State) -> Any:
-    """Whether P is not the unit matrix."""
-    return ops.max(state.response) > 0
-
-
-def _direction(ops: Any, state: State, gradient: Any, any_pair: Any, first_length: Any) -> Any:
-    """-H gradient by the two-loop recursion on coefficients of the pairs; along -P gradient while there is no pair."""
+    With q = slope - sum alpha y, all that the second loop needs of P q is y . P q = P y . slope - sum alpha (y . P y).
+    """
+    steps_slope, flats_slope = along
     count = state.steps_changes.shape[0]
     curvature = [state.steps_changes[i, i] for i in range(count)]
     # An empty pair has curvature 0 and drops out of both loops.
     inverse = [ops.where(c > 0, 1.0 / ops.where(c > 0, c, 1.0), 0.0) for c in curvature]
-    steps_gradient = _dot(ops, state.steps, gradient)
+    # Of the last pair, which is there if any is.
+    square = state.flats_changes[count - 1, count - 1]
+    scale = ops.where(any_pair, curvature[-1] / ops.where(any_pair, square, 1.0), 1.0)
 
-    zero = ops.zeros_like(state.scale)
+    zero = ops.zeros_like(scale)
     alpha = [zero] * count
     for i in reversed(range(count)):
-        alpha[i] = inverse[i] * (steps_gradient[i] - ops.sum(ops.stack(alpha) * state.steps_changes[i]))
-    guess = _first_guess(ops, state, gradient - _mix(ops, ops.stack(alpha), state.changes))
-    newton = state.scale * guess
-    remaining = _dot(ops, state.changes, newton)
+        alpha[i] = inverse[i] * (steps_slope[i] - ops.sum(ops.stack(alpha) * state.steps_changes[i]))
+    alphas = ops.stack(alpha)
     gamma = [zero] * count
     for i in range(count):
-        beta = inverse[i] * (remaining[i] + ops.sum(ops.stack(gamma) * state.steps_changes[:, i]))
+        remaining = scale * (flats_slope[i] - ops.sum(alphas * state.flats_changes[i]))
+        beta = inverse[i] * (remaining + ops.sum(ops.stack(gamma) * state.steps_changes[:, i]))
         gamma[i] = ops.where(inverse[i] > 0, alpha[i] - beta, 0.0)
 
-    newton = newton + _mix(ops, ops.stack(gamma), state.steps)
-    # Without a pair all coefficients are 0, and `guess` is P gradient.
-    steepest = ops.where(any_pair, gradient, guess)
+    flat = ops.cond(state.clip, lambda: _flatten(ops, state, slope), lambda: state.flat)
+    newton = scale * flat + _mix(ops, -scale * alphas, state.flats) + _mix(ops, ops.stack(gamma), state.steps)
+    # While there is no pair all coefficients are 0 and newton is P slope.
+    steepest = ops.where(any_pair, slope, newton)
     norm = ops.sqrt(ops.sum(ops.square(steepest)))
-    root_count = ops.sqrt(ops.sum(ops.ones_like(gradient)))
-    steepest = steepest * (first_length * root_count / ops.maximum(norm, 1e-30))
-    downhill = ops.sum(newton * gradient) > 0
-    return -ops.where(ops.logical_and(any_pair, downhill), newton, steepest)
+    root_count = ops.sqrt(ops.sum(ops.ones_like(slope)))
+    steepest = steepest * (state.first_length * root_count / ops.maximum(norm, 1e-30))
+    downhill = ops.sum(newton * slope) > 0
+    direction = ops.where(ops.logical_and(any_pair, downhill), newton, steepest)
+    # A pixel that is held stays, whatever the history says.
+    return -ops.cond(state.clip, lambda: direction * _free(ops, state.base, state.gradient), lambda: direction)
 
 
-def _border(ops: Any, block: Any, column: Any, row: Any) -> Any:
-    """The (m-1, m-1) block with a last column and row (m,) each, which agree in their last element."""
-    wide = ops.concatenate([block, column[:-1, None]], axis=1)
-    return ops.concatenate([wide, row[None]], axis=0)
+def _border(ops: Any, matrix: Any, column: Any, row: Any) -> Any:
+    """An (m, m) matrix without its first row and column, with a last column and row (m,) that agree at their end."""
+    wide = ops.concatenate([matrix[1:, 1:], column[:-1, None]], axis=1)
+    return ops.concatenate([wide, ops.concatenate([row[:-1], column[-1:]])[None]])
 
 
-def _dot(ops: Any, pairs: Any, vector: Any) -> Any:
-    """(m, ...) . (...) -> (m,)."""
-    count = pairs.shape[0]
-    return ops.reshape(ops.matmul(ops.reshape(pairs, (count, -1)), ops.reshape(vector, (-1, 1))), (count,))
+# How a history is kept and used; a namespace that has a better way says so.
+
+
+def _append(ops: Any, pairs: Any, picture: Any) -> Any:
+    """Without the oldest, with a new one."""
+    if hasattr(ops, "remember"):
+        return ops.remember(pairs, picture)
+    return ops.concatenate([pairs[1:], picture[None]])
+
+
+def _dots(ops: Any, pairs: Any, *pictures: Any) -> Any:
+    """(m, ...) . (...) -> (m,), for each picture."""
+    if hasattr(ops, "inner_products"):
+        return ops.inner_products(pairs, pictures)
+    rows = ops.reshape(pairs, (pairs.shape[0], -1))
+    return tuple(ops.matmul(rows, ops.reshape(picture, (-1, 1)))[:, 0] for picture in pictures)
 
 
 def _mix(ops: Any, coefficients: Any, pairs: Any) -> Any:
     """(m,) and (m, ...) -> (...)."""
+    if hasattr(ops, "combination"):
+        return ops.combination(coefficients, pairs)
     count = pairs.shape[0]
     mixed = ops.matmul(ops.reshape(coefficients, (1, count)), ops.reshape(pairs, (count, -1)))
     return ops.reshape(mixed, ops.shape(pairs)[1:])

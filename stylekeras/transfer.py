@@ -345,7 +345,10 @@ def _scales(problem: _Problem, loop: Any, sizes: list[int], resume: Mapping[str,
             else:
                 before = _start(problem, shape) if picture is None else picture
                 canvas = _mirror(images.resize(before, *shape, linear=False), settings.margin)
+                if picture is None and settings.optimizer == "lbfgs":
+                    options["toward"] = _recoloured(problem, canvas)
                 loop.start(optimizer.init(engine.ops, engine.tensor(canvas[None]), clip=settings.clip, **options))
+                options.pop("toward", None)
         steps = pyramid.steps_at(settings.steps, scale)
         not_finite = 0
         for step in range(done + 1, steps + 1):
@@ -400,6 +403,16 @@ def _start(problem: _Problem, shape: tuple[int, int]) -> np.ndarray:
     # stroke without something to grow from.
     image = image + settings.init_noise * random.standard_normal(image.shape)
     return np.clip(image, 0.0, 1.0).astype(np.float32)
+
+
+def _recoloured(problem: _Problem, canvas: np.ndarray) -> Any:
+    """The starting picture in the painting's colours: most of the first dozen steps in one."""
+    import os
+
+    if problem.settings.init != "content" or not problem.styles or os.environ.get("NOREC"):
+        return None
+    painting, _ = max(problem.styles, key=lambda pair: pair[1].weight)
+    return problem.machine.engine.tensor(color.match(np.clip(canvas, 0.0, 1.0), painting)[None])
 
 
 def _cover(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

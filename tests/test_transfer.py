@@ -536,7 +536,7 @@ def test_weights_that_are_all_zero_are_refused():
 
 def test_a_state_of_another_version_is_refused():
     state = next(sk.iterate(CONTENT, STYLE, _settings(optimizer="lbfgs"))).state
-    state["optimizer"]["changes_changes"] = state["optimizer"].pop("scale")
+    state["optimizer"]["changes"] = state["optimizer"].pop("flats")
     with pytest.raises(sk.SettingsError, match="another version of this optimizer"):
         sk.iterate(CONTENT, STYLE, _settings(optimizer="lbfgs"), resume=state)
 

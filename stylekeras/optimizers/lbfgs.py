@@ -65,8 +65,13 @@ def init(
     clip: bool = False,
     history: int = HISTORY,
     curvature: spectrum.Curvature | None = None,
+    toward: Any = None,
 ) -> State:
-    """The state before the first evaluation; `clip` keeps every pixel in [0, 1], `curvature` is what to start from."""
+    """The state before the first evaluation.
+
+    `clip` keeps every pixel in [0, 1]; `curvature` is what to start from; `toward` is a picture (1, h, w, 3) to try
+    second, if the loss falls in its direction.
+    """
     dtype = image.dtype
     zeros = ops.zeros_like(image)
     pairs = ops.zeros((history, *image.shape), dtype=dtype)
@@ -78,7 +83,7 @@ def init(
         base=image,
         gradient=zeros,
         flat=zeros,
-        direction=zeros,
+        direction=zeros if toward is None else toward - image,
         length=ops.ones((), dtype=dtype),
         first_length=ops.full((), FIRST_LENGTH, dtype=dtype),
         rejections=ops.zeros((), dtype=dtype),
@@ -117,7 +122,9 @@ def update(ops: Any, state: State, loss: Any, gradient: Any) -> State:
     first_length = ops.where(clear, FIRST_LENGTH, first_length)
     now = history._replace(base=base, gradient=base_gradient, flat=flat, first_length=first_length)
 
-    direction = ops.cond(fresh, lambda: _direction(ops, now, slope, along, any_pair), lambda: state.direction)
+    told = ops.logical_and(first, ops.sum(state.direction * slope) < 0)
+    keep = ops.logical_or(told, ops.logical_not(fresh))
+    direction = ops.cond(keep, lambda: state.direction, lambda: _direction(ops, now, slope, along, any_pair))
     # The minimum of the parabola through the base's loss and slope and the trial's loss, kept within [0.1, 0.5].
     rise = ops.where(finite, loss - state.loss - expected, 1.0)
     shorter = ops.where(finite, ops.clip(-0.5 * expected / ops.maximum(rise, 1e-30), 0.1, 0.5), 0.1)

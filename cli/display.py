@@ -173,8 +173,8 @@ class Run:
         terms = ", ".join(f"{name} {progress.terms[name]:.4g}" for name in ("content", "style", "tv"))
         loss = f"loss {progress.loss:.4g} ({terms})"
         if self._bars is None or self._task is None:
-            if progress.step == progress.steps:
-                self._display.message(f"{scale}: {progress.steps} steps, {loss}, {progress.seconds:.1f} s")
+            if progress.last:
+                self._display.message(f"{scale}: {progress.step} steps, {loss}, {progress.seconds:.1f} s")
             return
         # A step takes time in proportion to its pixels, so the bar and the time left count pixels.
         before = sum(math.prod(scale) for scale in self._schedule[: progress.scale])

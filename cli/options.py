@@ -31,7 +31,7 @@ Content = Annotated[str, typer.Argument(metavar="CONTENT", help="The photo.", sh
 Styles = Annotated[list[str], typer.Argument(metavar="STYLE", help="The painting, or several.", show_default=False)]
 
 _PANELS = {
-    "Picture": ("preset", "size", "min_size", "steps", "init", "init_noise", "seed", "colors"),
+    "Picture": ("preset", "size", "min_size", "steps", "tolerance", "init", "init_noise", "seed", "colors"),
     "Loss": (
         "strength",
         "content_weight",

@@ -35,8 +35,9 @@ class Progress:
 
     Attributes:
         step: 1-based, within the scale.
-        steps: steps of this scale.
+        steps: at most that many at this scale.
         size: (h, w) of the picture at this scale.
+        last: whether the scale ends with this step: the last of `steps`, or the picture has stopped changing.
         scale: index of the scale, 0 the coarsest.
         scales: number of scales.
         loss: of the best picture so far at this scale (L-BFGS) or of the last iterate (Adam).
@@ -47,6 +48,7 @@ class Progress:
 
     step: int
     steps: int
+    last: bool
     size: tuple[int, int]
     scale: int
     scales: int

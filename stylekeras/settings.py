@@ -62,7 +62,8 @@ class Settings:
     preset: str | None = _option(None, "Named defaults: 'paper' is Gatys, Ecker and Bethge (2016).")
     size: int = _option(512, "Longest side of the picture, in pixels.")
     min_size: int | None = _option(128, "Longest side of the coarsest scale; 'none' for one scale only.")
-    steps: tuple[int, ...] = _option((100, 50, 40, 30), "Optimizer steps per scale, coarse to fine; the last repeats.")
+    steps: tuple[int, ...] = _option((60, 40, 40, 30), "Most steps per scale, coarse to fine; the last repeats.")
+    tolerance: float = _option(0.001, "End a scale when 20 steps change the picture by less (RMS, 1 = white).")
     strength: float = _option(0.5, "0 is the photo, 1 the painting's texture; one dial over the relative losses.")
     content_weight: float = _option(5.0, "Weight of the content loss (alpha).")
     style_weight: float = _option(1.0, "Weight of the style loss (beta).")
@@ -283,7 +284,7 @@ def _layers(name: str, value: Any) -> dict[str, float]:
 
 _CLEAN: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(CHOICES, _choice),
-    **dict.fromkeys(("content_weight", "style_weight", "tv_weight", "init_noise"), _weight),
+    **dict.fromkeys(("content_weight", "style_weight", "tv_weight", "init_noise", "tolerance"), _weight),
     **dict.fromkeys(("content_layers", "style_layers"), _layers),
     **dict.fromkeys(("init", "weights"), _text),
     "preset": _preset,

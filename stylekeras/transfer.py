@@ -28,6 +28,8 @@ from stylekeras.settings import INITS, Settings, Style
 DEFAULTS = Settings()
 # An optimizer may step over the edge and back off; it may not stay there.
 _NOT_FINITE_IN_A_ROW = 10
+# Steps that a picture has to have stayed the same for; more than L-BFGS waits before it forgets its history.
+_STEADY = 20
 
 
 def stylize(
@@ -277,7 +279,7 @@ def _identity(problem: _Problem, sizes: list[int]) -> dict[str, Any]:
 
 
 def _check_resume(resume: Mapping[str, Any], problem: _Problem, sizes: list[int]) -> None:
-    missing = {"run", "scale", "step", "optimizer", "terms"} - set(resume)
+    missing = {"run", "scale", "step", "last", "optimizer", "terms", "moved"} - set(resume)
     if missing:
         raise SettingsError(f"resume: not a Progress.state; it lacks {', '.join(sorted(missing))}")
     if set(resume["optimizer"]) != set(problem.machine.optimizer.State._fields):
@@ -322,12 +324,6 @@ def _run(problem: _Problem, sizes: list[int], resume: Mapping[str, Any] | None) 
 
 def _scales(problem: _Problem, loop: Any, sizes: list[int], resume: Mapping[str, Any] | None) -> Iterator[Progress]:
     settings, engine, optimizer = problem.settings, problem.machine.engine, problem.machine.optimizer
-    options: dict[str, Any] = (
-        {"learning_rate": settings.learning_rate}
-        if settings.optimizer == "adam"
-        # It is that of a picture; from noise it led L-BFGS astray for its first dozens of steps.
-        else {"curvature": None if settings.init == "noise" else problem.machine.style_loss.CURVATURE}
-    )
     identity = _identity(problem, sizes)
     began = time.perf_counter()
     picture: np.ndarray | None = None
@@ -345,15 +341,16 @@ def _scales(problem: _Problem, loop: Any, sizes: list[int], resume: Mapping[str,
             else:
                 before = _start(problem, shape) if picture is None else picture
                 canvas = _mirror(images.resize(before, *shape, linear=False), settings.margin)
-                if picture is None and settings.optimizer == "lbfgs":
-                    options["toward"] = _recoloured(problem, canvas)
+                options = _options(problem, canvas, first=picture is None)
                 loop.start(optimizer.init(engine.ops, engine.tensor(canvas[None]), clip=settings.clip, **options))
-                options.pop("toward", None)
         steps = pyramid.steps_at(settings.steps, scale)
         not_finite = 0
+        moved: list[float] = []
+        if done and resume is not None:
+            moved, steps = resume["moved"], done if resume["last"] else steps
         for step in range(done + 1, steps + 1):
             with _memory(engine):
-                evaluated, loss, terms = loop.step(targets, problem.weights)
+                evaluated, loss, terms, change = loop.step(targets, problem.weights)
             not_finite = 0 if math.isfinite(evaluated) else not_finite + 1
             if not math.isfinite(loss) or not_finite >= _NOT_FINITE_IN_A_ROW:
                 raise DivergedError(
@@ -361,9 +358,12 @@ def _scales(problem: _Problem, loop: Any, sizes: list[int], resume: Mapping[str,
                     "precision=float32 or optimizer=lbfgs"
                 )
             frozen = loop.state
+            moved = [*moved[1 - _STEADY :], change]
+            last = step == steps or (len(moved) == _STEADY and sum(moved) < settings.tolerance)
             yield Progress(
                 step=step,
                 steps=steps,
+                last=last,
                 size=shape,
                 scale=scale,
                 scales=len(sizes),
@@ -372,8 +372,15 @@ def _scales(problem: _Problem, loop: Any, sizes: list[int], resume: Mapping[str,
                 seconds=time.perf_counter() - began,
                 provenance=problem.machine.provenance,
                 _image=partial(_image, problem, loop, frozen, photo),
-                _state=partial(_state, engine, frozen, {"run": identity, "scale": scale, "step": step, "terms": terms}),
+                _state=partial(
+                    _state,
+                    engine,
+                    frozen,
+                    {"run": identity, "scale": scale, "step": step, "last": last, "terms": terms, "moved": moved},
+                ),
             )
+            if last:
+                break
         picture = _cut(engine.array(loop.image)[0], settings.margin)
 
 
@@ -405,14 +412,19 @@ def _start(problem: _Problem, shape: tuple[int, int]) -> np.ndarray:
     return np.clip(image, 0.0, 1.0).astype(np.float32)
 
 
-def _recoloured(problem: _Problem, canvas: np.ndarray) -> Any:
-    """The starting picture in the painting's colours: most of the first dozen steps in one."""
-    import os
-
-    if problem.settings.init != "content" or not problem.styles or os.environ.get("NOREC"):
-        return None
-    painting, _ = max(problem.styles, key=lambda pair: pair[1].weight)
-    return problem.machine.engine.tensor(color.match(np.clip(canvas, 0.0, 1.0), painting)[None])
+def _options(problem: _Problem, canvas: np.ndarray, *, first: bool) -> dict[str, Any]:
+    """What the optimizer is told beforehand, of a run's first scale or of a later one that starts at `canvas`."""
+    settings = problem.settings
+    if settings.optimizer == "adam":
+        return {"learning_rate": settings.learning_rate}
+    # It is that of a picture; from noise it led L-BFGS astray for its first dozens of steps.
+    curvature = None if settings.init == "noise" else problem.machine.style_loss.CURVATURE
+    toward = None
+    if first and settings.init == "content" and problem.content is not None and problem.styles:
+        # The photo in the heaviest painting's colours: where L-BFGS gets by itself too, a dozen steps later.
+        painting, _ = max(problem.styles, key=lambda pair: pair[1].weight)
+        toward = problem.machine.engine.tensor(color.match(np.clip(canvas, 0.0, 1.0), painting)[None])
+    return {"curvature": curvature, "toward": toward}
 
 
 def _cover(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

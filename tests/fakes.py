@@ -26,6 +26,7 @@ def iterate(content, styles, settings, notes=()):
             yield sk.Progress(
                 step=step,
                 steps=steps,
+                last=step == steps,
                 size=(height, width),
                 scale=scale,
                 scales=len(sizes),

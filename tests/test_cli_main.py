@@ -225,6 +225,7 @@ def test_bars_on_a_terminal(capsys):
                 sk.Progress(
                     step=step,
                     steps=2,
+                    last=step == 2,
                     size=(32, 32),
                     scale=0,
                     scales=2,

@@ -164,9 +164,13 @@ def test_a_loop_goes_on_from_its_saved_state(engine, loop, rng, name):
     image, targets, weights = _problem(engine, rng, (4, 5))
     first = loop(optimizer)
     first.start(optimizer.init(engine.ops, image, clip=True))
-    types = {field: value.dtype for field, value in engine.array(first.state)._asdict().items()}
+
+    def taken_out():
+        return {field: np.asarray(value) for field, value in engine.array(first.state)._asdict().items()}
+
+    types = {field: value.dtype for field, value in taken_out().items()}
     steps = [first.step(targets, weights) for _ in range(4)]
-    state, terms = engine.array(first.state)._asdict(), steps[-1][2]
+    state, terms = taken_out(), steps[-1][2]
     assert {field: value.dtype for field, value in state.items()} == types
     kept = {field: value.copy() for field, value in state.items()}
     rest = [first.step(targets, weights) for _ in range(4)]
@@ -197,11 +201,15 @@ def test_a_steps_terms_are_the_kept_pictures(engine, loop, rng):
     image, targets, weights = _problem(engine, rng, (4, 5))
     one = loop(optimizers.load("lbfgs"))
     one.start(optimizers.load("lbfgs").init(engine.ops, image))
-    evaluated, loss, terms = one.step(targets, weights)
+    evaluated, loss, terms, moved = one.step(targets, weights)
+    assert moved == 0
     assert evaluated == loss == pytest.approx(0.5 * terms["a"])
-    _, better, better_terms = one.step(targets, weights)
+    before = engine.array(one.image)
+    _, better, better_terms, moved = one.step(targets, weights)
     assert better < loss
-    evaluated, loss, terms = one.step(targets, engine.tensor({"a": float("nan")}))
+    assert moved == pytest.approx(np.sqrt(np.mean((engine.array(one.image) - before) ** 2)), rel=1e-4)
+    evaluated, loss, terms, moved = one.step(targets, engine.tensor({"a": float("nan")}))
+    assert moved == 0
     assert math.isnan(evaluated)
     assert loss == better
     assert terms == better_terms

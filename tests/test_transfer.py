@@ -542,5 +542,38 @@ def test_a_state_of_another_version_is_refused():
 
 
 def test_a_state_that_is_none_is_refused():
-    with pytest.raises(sk.SettingsError, match="it lacks optimizer"):
+    with pytest.raises(sk.SettingsError, match="it lacks last, moved, optimizer"):
         sk.iterate(CONTENT, STYLE, _settings(), resume={"scale": 0})
+
+
+# --- steps are a maximum ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_a_scale_ends_when_the_picture_has_stopped_changing(optimizer):
+    """Towards a photo from itself there is nothing to do; with tolerance 0 it is done all the same."""
+    settings = _settings(optimizer=optimizer, steps=50, init_noise=0, style_weight=0, tv_weight=0, learning_rate=1e-6)
+    seen = list(sk.iterate(CONTENT, STYLE, settings.__class__(**{**settings.to_dict(), "tolerance": 0.001})))
+    scales = seen[-1].scales
+    assert [(p.scale, p.step) for p in seen if p.last] == [(i, 20) for i in range(scales)]
+    patient = list(sk.iterate(CONTENT, STYLE, settings.__class__(**{**settings.to_dict(), "tolerance": 0})))
+    assert [(p.scale, p.step) for p in patient if p.last] == [(i, 50) for i in range(scales)]
+
+
+def test_a_resumed_run_ends_where_the_whole_one_does():
+    settings = _settings(steps=60, tolerance=0.05)
+    whole = list(sk.iterate(CONTENT, STYLE, settings))
+    assert whole[-1].step < 60
+    for at in (3, whole[-1].step - 5):
+        part = next(p for p in sk.iterate(CONTENT, STYLE, settings) if p.scale == p.scales - 1 and p.step == at)
+        *_, end = sk.iterate(CONTENT, STYLE, settings, resume=part.state)
+        assert end.step == whole[-1].step
+        np.testing.assert_array_equal(end.image, whole[-1].image)
+    assert not list(sk.iterate(CONTENT, STYLE, settings, resume=end.state)), "nothing is left to do"
+
+
+def test_lbfgs_tries_the_paintings_colours_second():
+    first, second, *_ = sk.iterate(CONTENT, STYLE, _settings(optimizer="lbfgs", steps=2))
+    assert second.loss < 0.5 * first.loss
+    painting = images.fit(images.load_image(STYLE), 40)
+    np.testing.assert_allclose(second.image, color.match(first.image, painting), atol=1e-5)

@@ -206,19 +206,21 @@ class Loop:
         """Take over a state, of any height and width."""
         self._state = state
 
-    def step(self, targets: Any, weights: Any) -> tuple[float, float, dict[str, float]]:
+    def step(self, targets: Any, weights: Any) -> tuple[float, float, dict[str, float], float]:
         """Evaluate `state.image` and update.
 
-        Returns: the loss just evaluated, the loss of the picture so far, and that picture's terms.
+        Returns: the loss just evaluated, the loss of the picture so far, that picture's terms, and by how much it has
+            changed (root mean square).
         """
-        evaluated, terms, loss, accepted = self._step(targets, weights)
+        evaluated, terms, after = self._step(targets, weights)
+        loss, accepted, moved = after
         if accepted or not self._terms:
             self._terms = {name: float(value) for name, value in terms.items()}
-        return float(evaluated), float(loss), self._terms
+        return float(evaluated), float(loss), self._terms, float(moved)
 
-    def _step(self, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], Any, Any]:
+    def _step(self, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], tuple[Any, Any, Any]]:
         evaluated, terms, self._state = self._advance(self._state, targets, weights)
-        return evaluated, terms, self._state.loss, self._state.accepted
+        return evaluated, terms, (self._state.loss, self._state.accepted, self._state.moved)
 
     def rest(self) -> None:
         """Let go of the pictures, keep what is compiled."""

@@ -117,11 +117,11 @@ class Loop(engines.Loop):
         """The state as tensors that later steps do not change."""
         return tf.nest.map_structure(lambda variable: variable.read_value(), self._variables)
 
-    def _step(self, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], Any, Any]:
-        result: tuple[Any, dict[str, Any], Any, Any] = self._compiled(targets, weights)
+    def _step(self, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], tuple[Any, Any, Any]]:
+        result: tuple[Any, dict[str, Any], tuple[Any, Any, Any]] = self._compiled(targets, weights)
         return result
 
-    def _evaluate_and_update(self, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], Any, Any]:
+    def _evaluate_and_update(self, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], tuple[Any, Any, Any]]:
         state = self._variables
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(state.image)
@@ -133,7 +133,7 @@ class Loop(engines.Loop):
         for variable, old, new in zip(state, before, after, strict=True):
             if new is not old:
                 variable.assign(new)
-        return loss, terms, after.loss, after.accepted
+        return loss, terms, (after.loss, after.accepted, after.moved)
 
 
 class _Compiled:

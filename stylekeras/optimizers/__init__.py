@@ -4,9 +4,10 @@
 - `update(ops, state, loss, gradient) -> state`, given loss and gradient at `state.image`;
 - `result(ops, state) -> image`, the picture so far;
 
-and every state has the fields `image` (where to evaluate next), `loss` (of the picture so far) and `accepted` (whether
-the last evaluation became that picture). One update uses exactly one evaluation, so a step costs the same always.
-`ops` is a namespace with NumPy's names (`keras.ops` in the engines). Adding an optimizer is adding a file here.
+and every state has the fields `image` (where to evaluate next), `loss` (of the picture so far), `accepted` (whether
+the last evaluation became that picture) and `moved` (by how much the last update changed it, root mean square). One
+update uses exactly one evaluation, so a step costs the same always. `ops` is a namespace with NumPy's names
+(`keras.ops` in the engines). Adding an optimizer is adding a file here.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ class State(NamedTuple):
     image: Any
     loss: Any
     accepted: Any
+    moved: Any
     mean: Any
     square: Any
     average: Any
@@ -33,6 +34,7 @@ def init(ops: Any, image: Any, *, clip: bool = False, learning_rate: float = 0.0
         image=image,
         loss=ops.full((), float("inf"), dtype=image.dtype),
         accepted=ops.full((), False, dtype="bool"),
+        moved=ops.zeros((), dtype=image.dtype),
         mean=zeros,
         square=zeros,
         average=zeros,
@@ -53,7 +55,7 @@ def update(ops: Any, state: State, loss: Any, gradient: Any) -> State:
     image = ops.where(state.clip, ops.clip(image, 0.0, 1.0), image)
     # A picture that is not finite must not pass for one with a finite loss.
     finite = ops.isfinite(ops.sum(ops.abs(image)))
-    return state._replace(
+    new = state._replace(
         image=image,
         loss=ops.where(finite, loss, float("nan")),
         accepted=ops.ones_like(state.accepted),
@@ -62,6 +64,7 @@ def update(ops: Any, state: State, loss: Any, gradient: Any) -> State:
         average=_AVERAGE * state.average + (1 - _AVERAGE) * image,
         step=step,
     )
+    return new._replace(moved=ops.sqrt(ops.mean(ops.square(result(ops, new) - result(ops, state)))))
 
 
 def result(ops: Any, state: State) -> Any:

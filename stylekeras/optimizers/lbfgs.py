@@ -43,6 +43,7 @@ class State(NamedTuple):
     image: Any
     loss: Any
     accepted: Any
+    moved: Any
     base: Any
     gradient: Any
     flat: Any
@@ -80,6 +81,7 @@ def init(
         image=image,
         loss=ops.full((), float("inf"), dtype=dtype),
         accepted=ops.full((), False, dtype="bool"),
+        moved=ops.zeros((), dtype=dtype),
         base=image,
         gradient=zeros,
         flat=zeros,
@@ -134,6 +136,7 @@ def update(ops: Any, state: State, loss: Any, gradient: Any) -> State:
         image=ops.cond(state.clip, lambda: ops.clip(trial, 0.0, 1.0), lambda: trial),
         loss=taken(loss, state.loss),
         accepted=accepted,
+        moved=ops.where(moved, ops.sqrt(ops.mean(ops.square(step))), 0.0),
         direction=direction,
         length=length,
         rejections=ops.where(fresh, 0.0, state.rejections + 1.0),

@@ -38,6 +38,7 @@ test-engines: install
 	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/test_engines.py tests/test_parity.py
 
 bench: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/steps.py
 
 test-slow: install

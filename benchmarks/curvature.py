@@ -35,7 +35,7 @@ def main() -> None:
     given = parser.parse_args()
     options: dict[str, Any] = {"preset": "paper", "init": "content", "clip": True, "weights": "offline"}
     options |= dict(item.split("=", 1) for item in given.set)
-    settings = sk.Settings(**options, size=given.size, steps=given.steps, margin=0)
+    settings = sk.Settings(**options, size=given.size, steps=given.steps, tolerance=0, margin=0)
     picture = None
     for progress in sk.iterate(given.photo, given.painting, settings):
         picture = progress.image

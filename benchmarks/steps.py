@@ -102,6 +102,7 @@ def settings(order: dict[str, Any]) -> Any:
         min_size=None,
         margin=0,
         steps=1_000_000,
+        tolerance=0,
         weights="random",
         style_loss=order["style_loss"],
         style_layers=STYLE_LAYERS,

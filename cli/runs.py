@@ -295,6 +295,7 @@ def _step(display: Display, progress: sk.Progress, extra: Mapping[str, Any]) -> 
         "step",
         **extra,
         step=progress.step,
+        last=progress.last,
         scale=progress.scale,
         size=progress.size,
         loss=progress.loss,
@@ -304,9 +305,10 @@ def _step(display: Display, progress: sk.Progress, extra: Mapping[str, Any]) -> 
 
 
 def recipe_of(job: Job, done: int, progress: sk.Progress) -> dict[str, Any]:
-    """The recipe with who made the picture, and how much of the schedule was done."""
+    """The recipe with who made the picture, and how much of the schedule was done: `steps_total` is what it can be."""
     total = sum(steps for _, _, steps in job.schedule)
-    provenance = {**progress.provenance, "steps_done": done, "steps_total": total}
+    finished = progress.last and progress.scale + 1 == progress.scales
+    provenance = {**progress.provenance, "steps_done": done, "steps_total": total, "finished": finished}
     return {**recipe.build(job.recipe["settings"], None, provenance), "inputs": job.recipe["inputs"]}
 
 
@@ -329,6 +331,7 @@ def recipe_of_a_sheet(
         "command": command,
         "steps_done": sum(one["provenance"]["steps_done"] for one in made),
         "steps_total": sum(steps for job in jobs for _, _, steps in job.schedule),
+        "finished": len(made) == len(jobs) and all(one["provenance"]["finished"] for one in made),
         "cells": strict(cells),
     }
     return {**recipe.build(shared, None, provenance), "inputs": inputs}

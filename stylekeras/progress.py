@@ -30,7 +30,7 @@ class Evaluation:
 class Progress:
     """One step done. `image` and `state` are fetched from the device when they are asked for.
 
-    Until then the object holds the optimizer's whole state (L-BFGS: about 28 pictures in float32), so keep what you
+    Until then the object holds the optimizer's whole state (L-BFGS: about 30 pictures in float32), so keep what you
     need of it, not the objects of a whole run.
 
     Attributes:

@@ -191,23 +191,24 @@ def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def wasserstein_loss(features: np.ndarray, style: np.ndarray) -> tuple[float, np.ndarray]:
     """(|m - M|^2 + tr S' + tr T' - 2 tr (R S' R)^(1/2)) / C with R = T'^(1/2): Dowson and Landau (1982), eq. 4.
 
-    S' = S + max(e, 1e-7 tr S) I, T' = T + e I, e = 1e-3 tr(T) / C.
+    S' = S + max(e, 2e-4 q) I, T' = T + e I, e = max(1e-3 tr(T) / C, 2e-4 Q), with q and Q the means of the features'
+    squares, the picture's and the style's.
     Gradient: d tr (R S' R)^(1/2) / dS' = 1/2 R (R S' R)^(-1/2) R.
     """
     positions, channels = features.shape[0] * features.shape[1], features.shape[2]
     (mean, covariance), (style_mean, style_covariance) = _gaussian(features), _gaussian(style)
     unit = np.eye(channels)
-    wide = 1e-3 * max(np.trace(style_covariance) / channels, 1e-12)
-    own = 1e-7 * np.trace(covariance)
+    wide = max(1e-3 * max(np.trace(style_covariance) / channels, 1e-12), 2e-4 * np.mean(style**2))
+    own = 2e-4 * np.mean(features**2)
     covariance, style_covariance = covariance + max(wide, own) * unit, style_covariance + wide * unit
     root = scipy.linalg.sqrtm(style_covariance).real
     between = scipy.linalg.sqrtm(root @ covariance @ root).real
     shift = mean - style_mean
     spread = np.trace(covariance) + np.trace(style_covariance) - 2 * np.trace(between)
     by_covariance = unit - root @ np.linalg.solve(between, root)
-    if own > wide:
-        by_covariance = by_covariance + 1e-7 * np.trace(by_covariance) * unit
     gradient = 2 * ((features - mean) @ (by_covariance + by_covariance.T) / 2 + shift) / (positions * channels)
+    if own > wide:
+        gradient = gradient + np.trace(by_covariance) / channels * 2e-4 * 2 * features / features.size
     return float((shift @ shift + spread) / channels), gradient
 
 

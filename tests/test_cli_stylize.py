@@ -137,7 +137,7 @@ def test_json_lines_and_save_every(run, folder):
         ("style", 0.3, 2.0),
     ]
     assert first == {"event": "scale", "scale": 0, "scales": 2, "size": [36, 48], "steps": 3}
-    assert {"event", "step", "scale", "size", "loss", "terms", "seconds"} == set(last)
+    assert {"event", "step", "last", "scale", "size", "loss", "terms", "seconds"} == set(last)
     assert (last["step"], last["scale"], last["size"]) == (2, 1, [48, 64])
     assert {"content", "style", "tv", "style/block1_conv1"} <= set(last["terms"])
     told = {key: last[key] for key in ("loss", "terms", "seconds")}

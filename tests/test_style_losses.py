@@ -208,3 +208,27 @@ def test_wasserstein_of_one_channel_by_hand():
     wanted = 3**2 + (math.sqrt(1 + widened) - math.sqrt(4 + widened)) ** 2
     assert _compare(wasserstein, picture.reshape(1, 1, 2, 1), target) == pytest.approx(wanted, rel=1e-13)
     assert wasserstein.scale(target) == pytest.approx(3**2 + 4, rel=1e-13)
+
+
+def test_wasserstein_iteration_holds_what_rounding_brings_beyond_its_interval():
+    x = np.concatenate([np.geomspace(1e-5, 1, 20000), 1 + np.geomspace(1e-8, 3e-3, 200)])
+    for one, two, four in wasserstein._STEPS:
+        x = x * (one + two * x**2 + four * x**4)
+        assert x.max() < 2.1
+    np.testing.assert_allclose(x, 1, atol=2e-7)
+
+
+@pytest.mark.parametrize("positions", [40, 4000])
+@pytest.mark.parametrize("dominance", [1, 30, 1e2, 1e3, 1e5])
+def test_wasserstein_in_float32_where_one_direction_dominates(dominance, positions):
+    """Grey pictures and pale paintings: nearly all of both covariances in one direction, the pictures alike."""
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        spectrum = np.sqrt(np.concatenate([[dominance], np.geomspace(1, 1e-3, 63)]))
+        painting = np.maximum(random.normal(size=(1, 1, positions, 64)) * spectrum + 2 * spectrum, 0)
+        picture = painting + 0.01 * random.normal(size=painting.shape)
+        value, gradient, _ = _gradient(wasserstein, picture, painting, "float32")
+        wanted, exact, _ = _gradient(wasserstein, picture, painting, "float64")
+        blank, _, _ = _gradient(wasserstein, 0 * painting, painting, "float64")
+        assert abs(value - wanted) < 1e-5 * blank
+        assert np.linalg.norm(gradient - exact) < 2e-3 * np.linalg.norm(painting) / 64 / positions

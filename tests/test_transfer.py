@@ -578,3 +578,17 @@ def test_lbfgs_tries_the_paintings_colours_second():
     painting = images.load_image(STYLE)
     painting = images.fit(painting, max(40, pyramid.smallest_longest(painting.shape[:2])))
     np.testing.assert_allclose(second.image, color.match(first.image, painting), atol=1e-5)
+
+
+def test_the_default_loss_holds_on_flat_and_two_toned_pictures():
+    """In float32, with real features: rounding may not turn what varies little, or in one direction only, into NaN."""
+    halves, flat = np.zeros((64, 64, 3)), np.full((64, 64, 3), 0.5)
+    halves[:32] = 1
+    stripes = np.tile((np.arange(64) % 8 < 4)[None, :, None], (64, 1, 3)).astype(float)
+    settings = sk.Settings(weights="offline", size=64, min_size=None, engine="tensorflow")
+    for picture in (halves, flat, stripes):
+        for style in (halves, flat, stripes):
+            found = sk.loss_and_gradient(picture, picture, style, settings)
+            assert np.isfinite(found.gradient).all()
+            assert -1e-3 < found.terms["style"] < (0.01 if style is picture else 1e8)
+            assert style is picture or found.terms["style"] > 1

@@ -12,7 +12,7 @@ textbook and from `torch.optim.LBFGS`:
   the last pair;
 - the two-loop recursion runs on inner products (after Chen, Wang and Zhou 2014). Of the changes y of the gradient only
   P y is kept: then a step passes over the history twice, for its inner products with the gradient and its change and
-  for the direction, and applies P once.
+  for the direction, and applies P once (with `clip` twice).
 """
 
 from __future__ import annotations

@@ -7,10 +7,12 @@ style transfer by Crowson's style-transfer-pytorch 2021):
 
 Where we differ: both covariances are widened by the same small e (S' = S + e I, T' = T + e I, e = WIDEN times T's mean
 variance), so the distance is still zero exactly when they agree, but its gradient stays bounded where a tap has fewer
-positions than channels. Where the picture varies many times as much as the style, S is widened by ROUNDING times its
-trace, if that is more than e: below, float32 does not tell its eigenvalues from 0. And no eigendecomposition or matrix
-root is differentiated. The map P that carries the picture's Gaussian to the style's, P S' P = T', is the geometric mean
-of T' and the inverse of S' (Bhatia, Jain and Lim 2019); with D = I - P
+positions than channels. Where features vary little for their size, or the picture's vary many times as much as the
+style's, float32 does not tell small eigenvalues from 0: T and S are widened by at least ROUNDING times the mean of the
+features' squares, the style's and the picture's (S by e, if that is more). On photographs and paintings that is under
+half of e as long as picture and style are alike. And no eigendecomposition or matrix root is differentiated. The map P
+that carries the picture's Gaussian to the style's, P S' P = T', is the geometric mean of T' and the inverse of S'
+(Bhatia, Jain and Lim 2019); with D = I - P
 
     tr(S') + tr(T') - 2 tr((R S' R)^(1/2)) = tr(D S' D)          its derivative in S = D
 
@@ -31,19 +33,23 @@ Arrays = dict[str, Any]
 CURVATURE = None
 
 WIDEN = 1e-3
-# About twice what rounding makes of the smallest eigenvalues of a covariance in float32, relative to its trace.
-ROUNDING = 1e-7
+# Times the mean square of the features: what rounding makes of the smallest eigenvalues of a covariance in float32, at
+# 64 channels 1e-6 and at 512 1e-7 of the eigenvalues' sum, is less, even for stripes and black and white halves.
+ROUNDING = 2e-4
 # A target without any variance (a flat style image) still needs a regular square root.
 FLOOR = 1e-12
-# The iterations bring all singular values from SMALLEST to 1 times the largest to 1, to 1e-7.
+# The iterations bring all singular values from SMALLEST to 1 times the largest to 1, to 1e-7, and hold those that
+# rounding lifts above the largest by less than MARGIN.
 ITERATIONS = 10
 SMALLEST = 1e-5
+MARGIN = 0.01
 
 
 def measure(ops: Any, features: Any, mask: Any = None) -> Arrays:
     """Sums of features (1, h, w, c), weighted with a mask (1, h, w, 1) if given: {"mean": (c,), "gram": (c, c)}."""
     weighted = features if mask is None else mask * features
-    return {"mean": ops.sum(weighted, axis=(0, 1, 2)), "gram": gram(ops, features, mask)}
+    # Row by row: sums over many rows at once lose as many times more digits in some engines.
+    return {"mean": ops.sum(ops.sum(weighted, axis=2), axis=(0, 1)), "gram": gram(ops, features, mask)}
 
 
 def target(sums: Arrays, count: Any) -> Arrays:
@@ -51,7 +57,7 @@ def target(sums: Arrays, count: Any) -> Arrays:
     mean = sums["mean"] / count
     covariance = sums["gram"] / count - np.outer(mean, mean)
     values, basis = np.linalg.eigh(covariance)
-    widen = WIDEN * max(np.mean(values), FLOOR)
+    widen = max(WIDEN * max(np.mean(values), FLOOR), ROUNDING * np.mean(np.diag(sums["gram"])) / count)
     return {"mean": mean, "widen": widen, "basis": basis, "values": np.maximum(values, 0.0) + widen}
 
 
@@ -66,7 +72,8 @@ def compare(ops: Any, sums: Arrays, count: Any, target: Arrays) -> Any:
     covariance = sums["gram"] / count - mean[:, None] * mean[None, :]
     channels = mean.shape[0]
     unit = ops.eye(channels, dtype=mean.dtype)
-    covariance = covariance + ops.maximum(target["widen"], ROUNDING * ops.sum(covariance * unit)) * unit
+    rounding = ROUNDING / channels * ops.sum(sums["gram"] / count * unit)
+    covariance = covariance + ops.maximum(target["widen"], rounding) * unit
     basis, frozen = target["basis"], ops.stop_gradient(covariance)
     widened = ops.matmul(ops.transpose(basis), ops.matmul(frozen, basis))
     rest = unit - _transport(ops, widened, target["values"])
@@ -81,10 +88,12 @@ def _coefficients() -> list[tuple[float, float, float]]:
     """(a, b, c) for each step a + b x^2 + c x^4 of the iteration.
 
     x (a + b x^2 + c x^4) is the odd polynomial that comes closest to 1 on the interval that the steps before leave
-    (Remez exchange): of all iterations by such polynomials none ends closer to 1 (Amsel et al. 2025, theorem 4.1).
+    (Remez exchange; Amsel et al. 2025, section 3), which is widened as long as it is wide: beyond their interval such
+    polynomials are steep, and what rounding brings there would be lost for good.
     """
     found, low, high = [], SMALLEST, 1.0
     for _ in range(ITERATIONS):
+        high += MARGIN * min(1.0, high - low) * high
         inner = np.array([0.75 * low + 0.25 * high, 0.25 * low + 0.75 * high])
         for _ in range(50):
             x = np.array([low, *inner, high])

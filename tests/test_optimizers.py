@@ -431,3 +431,23 @@ def test_lbfgs_at_a_minimum_stays_there():
     states, losses = _run(lbfgs, lambda image: (np.float64(0.0), np.zeros(SHAPE)), 20)
     assert losses == [0.0] * 20
     np.testing.assert_array_equal(states[-1].image, _start())
+
+
+@pytest.mark.parametrize(("toward", "tried"), [(0.4, True), (-0.4, False)])
+def test_lbfgs_tries_what_it_is_told_only_where_the_loss_falls_that_way(toward, tried):
+    def bowl(image):
+        return 0.5 * np.sum((image - 0.7) ** 2), image - 0.7
+
+    told = _start() + toward * np.eye(6, 5)[None, :, :, None]
+    states, _ = _run(lbfgs, bowl, 12, toward=told)
+    assert np.allclose(states[0].image, told) is tried
+    np.testing.assert_allclose(lbfgs.result(numpy_ops, states[-1]), 0.7, atol=1e-3)
+
+
+def test_lbfgs_goes_part_of_the_way_where_what_it_is_told_is_too_far():
+    def bowl(image):
+        return 0.5 * np.sum((image - 0.7) ** 2), image - 0.7
+
+    states, losses = _run(lbfgs, bowl, 3, toward=_start() + 2.0)
+    assert losses[1] > losses[0] > losses[2]
+    np.testing.assert_allclose(states[1].image, 0.7, atol=0.01)

@@ -11,7 +11,6 @@ its own turns and begins when its network is built, before it is compiled. Every
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 import time
@@ -19,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from turns import PLAIN, Contestant, keep, machine, serve
+from turns import PLAIN, Contestant, arguments, keep, machine, serve
 
 WOLFE = f"{PLAIN}, strong Wolfe"
 # The levels are the losses of the plain loop after these shares of its evaluations.
@@ -35,12 +34,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--engines", default="auto", help="with commas between")
-    parser.add_argument("--output", help="where to keep the table as JSON; the default is benchmarks/results/...")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.worker:
-        work(json.loads(given.worker))
-        return
+    given = arguments(parser, work)
     if not given.painting:
         parser.error("name a photo and a painting")
     order = {name: getattr(given, name) for name in ("photo", "painting", "size", "iterations")}

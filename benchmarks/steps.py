@@ -11,13 +11,12 @@ the middle half. The pictures are noise and the weights random: neither changes 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from typing import Any
 
-from turns import PLAIN, Contestant, keep, machine, serve
+from turns import PLAIN, Contestant, arguments, keep, machine, serve
 
 STYLE_LAYERS = {f"block{i}_conv1": 0.2 for i in range(1, 6)}
 
@@ -31,12 +30,7 @@ def main() -> None:
     parser.add_argument("--style-loss", default="gram")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=3, help="steps a round")
-    parser.add_argument("--output", help="where to keep the table as JSON; the default is benchmarks/results/steps-...")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.worker:
-        work(json.loads(given.worker))
-        return
+    given = arguments(parser, work)
     from stylekeras import engines
 
     names = given.engines.split(",") if given.engines else [name for name in engines.ORDER if not engines.missing(name)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -41,6 +42,17 @@ class Contestant:
         """Let it go."""
         self._process.stdin.close()
         self._process.wait()
+
+
+def arguments(parser: argparse.ArgumentParser, work: Callable[[dict[str, Any]], None]) -> argparse.Namespace:
+    """The command line of a program of contestants; where it is called as one of them, it does its work and ends."""
+    parser.add_argument("--output", help="where to keep the table as JSON; the default is benchmarks/results/...")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        work(json.loads(given.worker))
+        sys.exit()
+    return given
 
 
 def serve(ready: dict[str, Any], step: Callable[[], Any]) -> None:

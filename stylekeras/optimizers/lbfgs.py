@@ -116,7 +116,8 @@ def update(ops: Any, state: State, loss: Any, gradient: Any) -> State:
     base, base_gradient = taken(state.image, state.base), taken(gradient, state.gradient)
     flat = ops.cond(accepted, lambda: _flatten(ops, state, gradient), lambda: state.flat)
     moved = ops.logical_and(accepted, ops.logical_not(first))
-    slope = ops.cond(state.clip, lambda: base_gradient * _free(ops, base, base_gradient), lambda: base_gradient)
+    free = ops.cond(state.clip, lambda: _free(ops, base, base_gradient), lambda: ops.ones_like(base))
+    slope = base_gradient * free
     change = gradient - state.gradient
     history, along = _remember(ops, state, step, change, flat - state.flat, slope, moved, clear)
     any_pair = ops.max(history.steps_changes) > 0
@@ -124,9 +125,10 @@ def update(ops: Any, state: State, loss: Any, gradient: Any) -> State:
     first_length = ops.where(clear, FIRST_LENGTH, first_length)
     now = history._replace(base=base, gradient=base_gradient, flat=flat, first_length=first_length)
 
-    told = ops.logical_and(first, ops.sum(state.direction * slope) < 0)
+    told = ops.cond(first, lambda: ops.sum(state.direction * slope) < 0, lambda: first)
     keep = ops.logical_or(told, ops.logical_not(fresh))
-    direction = ops.cond(keep, lambda: state.direction, lambda: _direction(ops, now, slope, along, any_pair))
+    # A pixel that is held stays, whatever the history says.
+    direction = ops.cond(keep, lambda: state.direction, lambda: free * _direction(ops, now, slope, along, any_pair))
     # The minimum of the parabola through the base's loss and slope and the trial's loss, kept within [0.1, 0.5].
     rise = ops.where(finite, loss - state.loss - expected, 1.0)
     shorter = ops.where(finite, ops.clip(-0.5 * expected / ops.maximum(rise, 1e-30), 0.1, 0.5), 0.1)
@@ -226,9 +228,7 @@ def _direction(ops: Any, state: State, slope: Any, along: tuple[Any, Any], any_p
     root_count = ops.sqrt(ops.sum(ops.ones_like(slope)))
     steepest = steepest * (state.first_length * root_count / ops.maximum(norm, 1e-30))
     downhill = ops.sum(newton * slope) > 0
-    direction = ops.where(ops.logical_and(any_pair, downhill), newton, steepest)
-    # A pixel that is held stays, whatever the history says.
-    return -ops.cond(state.clip, lambda: direction * _free(ops, state.base, state.gradient), lambda: direction)
+    return -ops.where(ops.logical_and(any_pair, downhill), newton, steepest)
 
 
 def _border(ops: Any, matrix: Any, column: Any, row: Any) -> Any:

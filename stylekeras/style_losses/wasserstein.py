@@ -95,7 +95,7 @@ def _coefficients() -> list[tuple[float, float, float]]:
     for _ in range(ITERATIONS):
         high += MARGIN * min(1.0, high - low) * high
         inner = np.array([0.75 * low + 0.25 * high, 0.25 * low + 0.75 * high])
-        for _ in range(50):
+        for _ in range(10):
             x = np.array([low, *inner, high])
             a, b, c, error = np.linalg.solve(np.stack([x, x**3, x**5, [1, -1, 1, -1]], axis=1), np.ones(4))
             # Where the polynomial is flat.

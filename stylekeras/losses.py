@@ -8,20 +8,23 @@ from __future__ import annotations
 from typing import Any
 
 
-def content_sum(ops: Any, features: Any, target: Any) -> Any:
+def content_sum(ops: Any, features: Any, target: Any, mask: Any = None) -> Any:
     """Sum of squared differences of a tap's features, Gatys et al. (2016) eq. 1 without its factor 1/2.
 
-    Args: features and target (1, h, w, c). Returns: a scalar.
+    Args: features and target (1, h, w, c); mask (1, h, w, 1), each position's weight. Returns: a scalar.
     """
-    return ops.sum(ops.square(features - target))
+    differences = ops.square(features - target)
+    return ops.sum(differences if mask is None else mask * differences)
 
 
-def total_variation_sum(ops: Any, image: Any) -> Any:
+def total_variation_sum(ops: Any, image: Any, mask: Any = None) -> Any:
     """Sum over pixels and channels of the squared differences to the right and lower neighbours.
 
-    Squared (Mahendran and Vedaldi 2015, eq. 7, beta = 2), not absolute differences. Args: image (1, h, w, 3) in [0, 1].
-    Returns: a scalar.
+    Squared (Mahendran and Vedaldi 2015, eq. 7, beta = 2), not absolute differences. Args: image (1, h, w, 3) in [0, 1];
+    mask (1, h, w, 1), the weight of each pixel's differences. Returns: a scalar.
     """
-    right = image[:, :, 1:] - image[:, :, :-1]
-    down = image[:, 1:] - image[:, :-1]
-    return ops.sum(ops.square(right)) + ops.sum(ops.square(down))
+    right = ops.square(image[:, :, 1:] - image[:, :, :-1])
+    down = ops.square(image[:, 1:] - image[:, :-1])
+    if mask is not None:
+        right, down = right * mask[:, :, :-1], down * mask[:, :-1]
+    return ops.sum(right) + ops.sum(down)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from stylekeras import losses
+from stylekeras import losses, trees
 from stylekeras.settings import Settings
 
 Arrays = dict[str, Any]
@@ -41,8 +41,44 @@ class Objective:
         self, ops: Any, image: Any, features: Features, targets: Arrays, weights: Arrays
     ) -> tuple[Any, dict[str, Any]]:
         """Loss and unweighted terms, see `measure` and `combine`."""
-        sums = measure(ops, self.style_loss, image, features, targets)
+        return self.combine(ops, self.measure(ops, image, features, targets), targets, weights)
+
+    def measure(self, ops: Any, image: Any, features: Features, targets: Arrays) -> Arrays:
+        """See `measure`."""
+        return measure(ops, self.style_loss, image, features, targets)
+
+    def combine(self, ops: Any, sums: Arrays, targets: Arrays, weights: Arrays) -> tuple[Any, dict[str, Any]]:
+        """See `combine`."""
         return combine(ops, self.style_loss, sums, targets, weights)
+
+
+@dataclass(frozen=True)
+class Pull:
+    """The sums of a picture times given numbers: with the derivatives of the loss in the sums of a whole picture, the
+    gradient of this at a part is what the part adds to that of the loss.
+
+    Called as `Objective`, with `cotangents` instead of weights: by the name of each of the sums (see `parts`).
+    """
+
+    style_loss: ModuleType
+
+    @property
+    def name(self) -> str:
+        """What tells this objective from others."""
+        return f"pull_{Objective(self.style_loss).name}"
+
+    def __call__(
+        self, ops: Any, image: Any, features: Features, targets: Arrays, cotangents: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """The scalar, and no terms."""
+        sums = parts(measure(ops, self.style_loss, image, features, targets))
+        products = [ops.sum(sums[name] * factor) for name, factor in cotangents.items()]
+        return sum(products[1:], products[0]), {}
+
+
+def parts(sums: Arrays) -> dict[str, Any]:
+    """By name, what in the sums of a picture depends on its pixels: all but the counts."""
+    return {name: value for name, value in trees.leaves(sums, "sums").items() if not name.endswith("/count")}
 
 
 def weights(settings: Settings, styles: list[float]) -> Arrays:
@@ -77,14 +113,21 @@ def content_target(ops: Any, features: Features, taps: Mapping[str, float], *, r
     }
 
 
+def content_scale(features: np.ndarray, *, relative: bool) -> float:
+    """The scale of `content_target` for features (1, h, w, c) of NumPy, summed in float64 and without a copy."""
+    if not relative:
+        return 1.0
+    squares = [float(np.einsum("ij,ij->", row, row, dtype=np.float64)) for row in features[0]]
+    return max(sum(squares) / features.size, _SMALLEST_SCALE)
+
+
 def style_sums(ops: Any, style_loss: ModuleType, features: Features, taps: Iterable[str]) -> Arrays:
     """Per tap: the style loss's sums, and the number of positions they are over."""
     return {tap: _sums(ops, style_loss, features[tap], None) for tap in taps}
 
 
 def _sums(ops: Any, style_loss: ModuleType, features: Any, mask: Any) -> Arrays:
-    count = _count(ops, features) if mask is None else ops.sum(mask)
-    return {"sums": style_loss.measure(ops, features, mask), "count": count}
+    return {"sums": style_loss.measure(ops, features, mask), "count": _count(ops, features, mask)}
 
 
 def style_target(style_loss: ModuleType, sums: Arrays, *, relative: bool) -> Arrays:
@@ -110,33 +153,45 @@ def measure(ops: Any, style_loss: ModuleType, image: Any, features: Features, ta
         targets: {"content": content_target(...), "styles": [style_target(...), ...]}. A tap of a style target may have
             a "mask" (1, h', w', 1), the part of the picture that is to look like that style; where it is 1 everywhere
             that is the same as no mask. A region's statistics are over its own area, so a small one is as strong.
+            With "owned", {"image" or tap: (1, h', w', 1)}, 1 where a pixel or position counts and 0 elsewhere, the
+            picture is one tile of a larger one. Nothing else of the targets is used.
     """
-    styles = targets["styles"]
+    styles, owned = targets["styles"], targets.get("owned", {})
     masks = {tap: [style[tap].get("mask") for style in styles] for tap in (styles[0] if styles else ())}
     content = {
         tap: {
-            "sum": losses.content_sum(ops, features[tap], target["features"]),
-            "count": _count(ops, features[tap]) * features[tap].shape[-1],
+            "sum": losses.content_sum(ops, features[tap], target["features"], owned.get(tap)),
+            "count": _count(ops, features[tap], owned.get(tap)) * features[tap].shape[-1],
         }
         for tap, target in targets["content"].items()
     }
     return {
         "content": content,
-        "style": {tap: _style_parts(ops, style_loss, features[tap], given) for tap, given in masks.items()},
-        "tv": {"sum": losses.total_variation_sum(ops, image), "count": _count(ops, image)},
+        "style": {
+            tap: _style_parts(ops, style_loss, features[tap], given, owned.get(tap)) for tap, given in masks.items()
+        },
+        "tv": {
+            "sum": losses.total_variation_sum(ops, image, owned.get("image")),
+            "count": _count(ops, image, owned.get("image")),
+        },
     }
 
 
-def _style_parts(ops: Any, style_loss: ModuleType, features: Any, masks: list[Any]) -> list[Arrays]:
+def _style_parts(ops: Any, style_loss: ModuleType, features: Any, masks: list[Any], owned: Any) -> list[Arrays]:
     """The sums for each style; those of the whole picture are taken once for all styles without a mask."""
-    whole = _sums(ops, style_loss, features, None) if any(mask is None for mask in masks) else {}
-    return [whole if mask is None else _sums(ops, style_loss, features, mask) for mask in masks]
+    whole = _sums(ops, style_loss, features, owned) if any(mask is None for mask in masks) else {}
+    return [
+        whole if mask is None else _sums(ops, style_loss, features, mask if owned is None else mask * owned)
+        for mask in masks
+    ]
 
 
 def combine(
     ops: Any, style_loss: ModuleType, sums: Arrays, targets: Arrays, weights: Arrays
 ) -> tuple[Any, dict[str, Any]]:
     """Loss and terms from a picture's sums.
+
+    Args: `targets` as for `measure`, without features and masks.
 
     Returns: the scalar loss and its unweighted terms: "content", "style", "tv" (before content_weight, style_weight and
     tv_weight) and "content/<tap>", "style/<tap>" (before the layer's weight; a style tap's is summed over the styles
@@ -160,6 +215,9 @@ def combine(
     return loss, terms
 
 
-def _count(ops: Any, features: Any) -> Any:
+def _count(ops: Any, features: Any, mask: Any = None) -> Any:
+    """The number of positions, or the sum of their weights."""
+    if mask is not None:
+        return ops.sum(mask)
     shape = ops.shape(features)
     return ops.cast(shape[1] * shape[2], features.dtype)

@@ -86,6 +86,7 @@ class Settings:
     preprocessing: str = _option("auto", "How pictures enter the network; 'auto' is as the weights were trained.")
     weights: str = _option("auto", "A weight set (auto, imagenet, offline, random) or a file.")
     engine: str = _option("auto", "What computes.")
+    tile: str | int = _option("auto", "Pixels a side that are looked at at a time; 'none' for all.")
     precision: str = _option("auto", "Arithmetic inside the backbone; losses and the picture are always float32.")
 
     def __post_init__(self) -> None:
@@ -222,6 +223,12 @@ def _min_size(name: str, value: Any) -> int | None:
     return _integer(32, 65536)(name, value)
 
 
+def _tile(name: str, value: Any) -> str | int:
+    if isinstance(value, str) and value.strip().lower() in ("auto", "none"):
+        return value.strip().lower()
+    return "none" if value is None else _integer(16, 65536)(name, value)
+
+
 def _steps(name: str, value: Any) -> tuple[int, ...]:
     if isinstance(value, str):
         value = value.split(",")
@@ -297,6 +304,7 @@ _CLEAN: dict[str, Callable[[str, Any], Any]] = {
     "clip": _flag,
     "seed": _integer(0, 2**32 - 1),
     "backbone": _backbone,
+    "tile": _tile,
 }
 
 

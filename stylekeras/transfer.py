@@ -10,18 +10,15 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from pathlib import Path
-from types import ModuleType
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from stylekeras import backbones, color, engines, images, objective, optimizers, pyramid, style_losses
-from stylekeras.errors import DivergedError, EngineError, RunError, SettingsError, nearest
+from stylekeras import color, images, machines, objective, pyramid
+from stylekeras.errors import DivergedError, SettingsError, nearest
 from stylekeras.progress import Evaluation, Progress
 from stylekeras.settings import INITS, Settings, Style
 
@@ -89,28 +86,12 @@ def loss_and_gradient(image: Any, content: Any, styles: Any, settings: Settings 
     picture = images.load_image(image, name="image")
     problem = _prepare(content, styles, settings, max(picture.shape))
     engine = problem.machine.engine
-    with _memory(engine):
-        targets = _targets(problem, picture.shape[:2], margin=0)
-        loss, terms, gradient = engine.array(
-            problem.machine.evaluate(engine.tensor(picture[None]), targets, problem.weights)
-        )
+    with machines.memory(engine):
+        view = _view(problem, picture.shape[:2], margin=0)
+        found = view.evaluate(view.host.tensor(picture[None]), problem.weights)
+        loss, terms, gradient = view.host.array(found)
     terms = {name: float(value) for name, value in terms.items()}
     return Evaluation(float(loss), terms, gradient[0], problem.machine.provenance)
-
-
-@dataclass(frozen=True)
-class _Machine:
-    """What is built and compiled once and serves every picture: network, objective, optimizer."""
-
-    engine: Any
-    extract: Callable[[Any], dict[str, Any]]
-    style_loss: ModuleType
-    optimizer: ModuleType
-    provenance: Mapping[str, Any]
-    evaluate: Callable[[Any, Any, Any], tuple[Any, Any, Any]]
-    new_loop: Callable[[], Any]
-    # Loops hold pictures, so two runs at a time need two; the finished ones wait here.
-    idle: list[Any]
 
 
 @dataclass(frozen=True)
@@ -125,7 +106,7 @@ class _Problem:
     styles: list[tuple[np.ndarray, Style]]
     start: np.ndarray | None
     shape: tuple[int, int]
-    machine: _Machine
+    machine: machines.Machine
     weights: Any
 
 
@@ -154,7 +135,7 @@ def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start:
     if not (towards_content or towards_style):
         raise SettingsError("all weights of the content and of the style are 0: nothing to optimize for")
     taps = [*(settings.content_layers if photo is not None else ()), *(settings.style_layers if paintings else ())]
-    machine = _machine(settings, tuple(dict.fromkeys(taps)))
+    machine = machines.machine(settings, tuple(dict.fromkeys(taps)))
     return _Problem(
         settings=settings,
         content=photo,
@@ -164,86 +145,6 @@ def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start:
         machine=machine,
         weights=machine.engine.tensor(weights),
     )
-
-
-def _machine(settings: Settings, taps: tuple[str, ...]) -> _Machine:
-    named = [Path(os.path.expanduser(name)) for name in (settings.weights, settings.backbone)]  # noqa: PTH111
-    files = [path.resolve() for path in named if os.path.isfile(path)]
-    engine = "onnx" if settings.engine == "auto" and backbones.is_file(settings.backbone) else settings.engine
-    return _built(
-        engine,
-        settings.precision,
-        settings.weights,
-        tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files),
-        settings.seed if settings.weights == "random" else 0,
-        settings.backbone,
-        settings.preprocessing,
-        taps,
-        settings.pooling,
-        settings.padding,
-        settings.style_loss,
-        settings.optimizer,
-    )
-
-
-# Two: a photo's and a painting's reconstruction, or a run and an evaluation, can take turns.
-@lru_cache(maxsize=2)
-def _built(
-    engine_name: str,
-    precision: str,
-    weights: str,
-    changed: tuple[tuple[str, int, int], ...],
-    seed: int,
-    backbone: str,
-    preprocessing: str,
-    taps: tuple[str, ...],
-    pooling: str,
-    padding: str,
-    style_loss_name: str,
-    optimizer_name: str,
-) -> _Machine:
-    """Build and, lazily, compile; the arguments are all that it depends on (`changed` tells versions of files)."""
-    from_file = backbones.is_file(backbone)
-    if from_file and precision not in ("auto", "float32"):
-        raise EngineError(f"networks from ONNX files run in float32, not in {precision}")
-    engine = engines.load(engine_name, "float32" if from_file else precision)
-    if from_file and not engine.reads_onnx:
-        raise EngineError(f"engine {engine.name} has no networks from ONNX files; use engine=onnx")
-    loaded = backbones.load(backbone, weights, taps, preprocessing=preprocessing, seed=seed)
-    extract = engine.backbone(loaded, list(taps), pooling=pooling, padding=padding)
-    optimizer = optimizers.load(optimizer_name)
-    loss = objective.Objective(style_losses.load(style_loss_name))
-    provenance = {
-        "engine": engine.name,
-        "engine_version": engine.version,
-        "device": engine.device,
-        "precision": engine.precision,
-        "backbone": loaded.backbone,
-        "weights": loaded.card.name,
-        "weights_source": loaded.source,
-        "weights_sha256": loaded.sha256,
-        "notes": list(loaded.notes),
-    }
-    return _Machine(
-        engine=engine,
-        extract=extract,
-        style_loss=loss.style_loss,
-        optimizer=optimizer,
-        provenance=provenance,
-        evaluate=engine.evaluator(extract, loss),
-        new_loop=lambda: engine.loop(extract, loss, optimizer),
-        idle=[],
-    )
-
-
-@contextmanager
-def _memory(engine: Any) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, MemoryError) or engine.out_of_memory(error):
-            raise RunError("out of memory; use a smaller size, or precision=bfloat16") from None
-        raise
 
 
 def _check_settings(settings: Any) -> None:
@@ -292,65 +193,56 @@ def _check_resume(resume: Mapping[str, Any], problem: _Problem, sizes: list[int]
         raise SettingsError(f"resume: the state is of another run: its {name} is {other.get(name)}, not {inner[name]}")
 
 
-def _targets(problem: _Problem, shape: tuple[int, int], *, margin: int) -> Any:
+def _view(problem: _Problem, shape: tuple[int, int], *, margin: int) -> machines.View:
     """What the picture of that shape, with a margin around it, is compared with."""
-    engine, settings, style_loss = problem.machine.engine, problem.settings, problem.machine.style_loss
-    relative = settings.loss_scale == "relative"
-
-    def features(image: np.ndarray) -> Any:
-        return problem.machine.extract(engine.tensor(image[None]))
-
-    content: Any = {}
+    photo = None
     if problem.content is not None:
-        seen = features(_mirror(images.resize(problem.content, *shape), margin))
-        content = objective.content_target(engine.ops, seen, settings.content_layers, relative=relative)
-    targets = []
-    for image, style in problem.styles:
-        longest = max(round(max(shape) * style.scale), pyramid.smallest_longest(image.shape[:2]))
-        seen = features(images.fit(image, longest))
-        sums = engine.array(objective.style_sums(engine.ops, style_loss, seen, settings.style_layers))
-        targets.append(engine.tensor(objective.style_target(style_loss, sums, relative=relative)))
-    return {"content": content, "styles": targets}
+        photo = _mirror(images.resize(problem.content, *shape), margin)
+    paintings = [
+        images.fit(image, max(round(max(shape) * style.scale), pyramid.smallest_longest(image.shape[:2])))
+        for image, style in problem.styles
+    ]
+    canvas = (shape[0] + 2 * margin, shape[1] + 2 * margin)
+    return machines.view(problem.machine, problem.settings, canvas, photo, paintings)
 
 
 def _run(problem: _Problem, sizes: list[int], resume: Mapping[str, Any] | None) -> Iterator[Progress]:
-    loop = problem.machine.idle.pop() if problem.machine.idle else problem.machine.new_loop()
-    try:
-        yield from _scales(problem, loop, sizes, resume)
-    finally:
-        loop.rest()
-        problem.machine.idle.append(loop)
-
-
-def _scales(problem: _Problem, loop: Any, sizes: list[int], resume: Mapping[str, Any] | None) -> Iterator[Progress]:
-    settings, engine, optimizer = problem.settings, problem.machine.engine, problem.machine.optimizer
-    identity = _identity(problem, sizes)
     began = time.perf_counter()
     picture: np.ndarray | None = None
     for scale in range(resume["scale"] if resume else 0, len(sizes)):
-        shape = pyramid.shape_at(problem.shape, sizes[scale])
-        photo = None
-        if settings.colors == "luminance" and problem.content is not None:
-            photo = images.resize(problem.content, *shape)
-        with _memory(engine):
-            targets = _targets(problem, shape, margin=settings.margin)
-            done = 0
-            if resume is not None and scale == resume["scale"]:
-                done = resume["step"]
+        here = resume if resume is not None and scale == resume["scale"] else None
+        picture = yield from _scale(problem, sizes, scale, picture, here, began)
+
+
+def _scale(
+    problem: _Problem,
+    sizes: list[int],
+    scale: int,
+    picture: np.ndarray | None,
+    resume: Mapping[str, Any] | None,
+    began: float,
+) -> Generator[Progress, None, np.ndarray]:
+    """The steps of one scale, from the picture of the one before or from a state. Returns: its picture."""
+    settings, machine = problem.settings, problem.machine
+    shape = pyramid.shape_at(problem.shape, sizes[scale])
+    photo = None
+    if settings.colors == "luminance" and problem.content is not None:
+        photo = images.resize(problem.content, *shape)
+    with machines.memory(machine.engine):
+        view = _view(problem, shape, margin=settings.margin)
+    with view.loop() as loop:
+        with machines.memory(machine.engine):
+            if resume is not None:
                 loop.restore(resume["optimizer"], resume["terms"])
             else:
-                before = _start(problem, shape) if picture is None else picture
-                canvas = _mirror(images.resize(before, *shape, linear=False), settings.margin)
-                options = _options(problem, canvas, first=picture is None)
-                loop.start(optimizer.init(engine.ops, engine.tensor(canvas[None]), clip=settings.clip, **options))
+                loop.start(_first_state(problem, view.host, shape, picture))
+        done = resume["step"] if resume is not None else 0
+        moved: list[float] = resume["moved"] if resume is not None else []
         steps = pyramid.steps_at(settings.steps, scale)
         not_finite = 0
-        moved: list[float] = []
-        if done and resume is not None:
-            moved, steps = resume["moved"], done if resume["last"] else steps
-        for step in range(done + 1, steps + 1):
-            with _memory(engine):
-                evaluated, loss, terms, change = loop.step(targets, problem.weights)
+        for step in range(done + 1, done + 1 if resume is not None and resume["last"] else steps + 1):
+            with machines.memory(machine.engine):
+                evaluated, loss, terms, change = loop.step(view.targets, problem.weights)
             not_finite = 0 if math.isfinite(evaluated) else not_finite + 1
             if not math.isfinite(loss) or not_finite >= _NOT_FINITE_IN_A_ROW:
                 raise DivergedError(
@@ -360,6 +252,7 @@ def _scales(problem: _Problem, loop: Any, sizes: list[int], resume: Mapping[str,
             frozen = loop.state
             moved = [*moved[1 - _STEADY :], change]
             last = step == steps or (len(moved) == _STEADY and sum(moved) < settings.tolerance)
+            place = {"scale": scale, "step": step, "last": last, "terms": terms, "moved": moved}
             yield Progress(
                 step=step,
                 steps=steps,
@@ -370,29 +263,32 @@ def _scales(problem: _Problem, loop: Any, sizes: list[int], resume: Mapping[str,
                 loss=loss,
                 terms=dict(terms),
                 seconds=time.perf_counter() - began,
-                provenance=problem.machine.provenance,
-                _image=partial(_image, problem, loop, frozen, photo),
-                _state=partial(
-                    _state,
-                    engine,
-                    frozen,
-                    {"run": identity, "scale": scale, "step": step, "last": last, "terms": terms, "moved": moved},
-                ),
+                provenance=machine.provenance,
+                _image=partial(_image, settings, loop, frozen, photo),
+                _state=partial(_state, view.host, frozen, {"run": _identity(problem, sizes), **place}),
             )
             if last:
                 break
-        picture = _cut(engine.array(loop.image)[0], settings.margin)
+        return _cut(view.host.array(loop.image)[0], settings.margin)
 
 
-def _image(problem: _Problem, loop: Any, frozen: Any, photo: np.ndarray | None) -> np.ndarray:
+def _image(settings: Settings, loop: Any, frozen: Any, photo: np.ndarray | None) -> np.ndarray:
     # Copied: engines' arrays may be the state itself, and what a callback paints on it is its own.
-    picture = _cut(problem.machine.engine.array(loop.result(frozen))[0], problem.settings.margin).copy()
+    picture = _cut(loop.engine.array(loop.result(frozen))[0], settings.margin).copy()
     return picture if photo is None else color.luminance(np.clip(picture, 0.0, 1.0), photo)
 
 
-def _state(engine: Any, frozen: Any, rest: Mapping[str, Any]) -> Mapping[str, Any]:
+def _state(host: Any, frozen: Any, rest: Mapping[str, Any]) -> Mapping[str, Any]:
     # Copied, and with it a history that is a tuple of pictures becomes one array.
-    return {**rest, "optimizer": {name: np.array(value) for name, value in engine.array(frozen)._asdict().items()}}
+    return {**rest, "optimizer": {name: np.array(value) for name, value in host.array(frozen)._asdict().items()}}
+
+
+def _first_state(problem: _Problem, host: Any, shape: tuple[int, int], picture: np.ndarray | None) -> Any:
+    """The optimizer's state at the start of a scale, from the picture of the one before if there was one."""
+    before = _start(problem, shape) if picture is None else picture
+    canvas = _mirror(images.resize(before, *shape, linear=False), problem.settings.margin)
+    options = _options(problem, host, canvas, first=picture is None)
+    return problem.machine.optimizer.init(host.ops, host.tensor(canvas[None]), clip=problem.settings.clip, **options)
 
 
 def _start(problem: _Problem, shape: tuple[int, int]) -> np.ndarray:
@@ -412,18 +308,18 @@ def _start(problem: _Problem, shape: tuple[int, int]) -> np.ndarray:
     return np.clip(image, 0.0, 1.0).astype(np.float32)
 
 
-def _options(problem: _Problem, canvas: np.ndarray, *, first: bool) -> dict[str, Any]:
+def _options(problem: _Problem, host: Any, canvas: np.ndarray, *, first: bool) -> dict[str, Any]:
     """What the optimizer is told beforehand, of a run's first scale or of a later one that starts at `canvas`."""
     settings = problem.settings
     if settings.optimizer == "adam":
         return {"learning_rate": settings.learning_rate}
     # It is that of a picture; from noise it led L-BFGS astray for its first dozens of steps.
-    curvature = None if settings.init == "noise" else problem.machine.style_loss.CURVATURE
+    curvature = None if settings.init == "noise" else problem.machine.objective.style_loss.CURVATURE
     toward = None
     if first and settings.init == "content" and problem.content is not None and problem.styles:
         # The photo in the heaviest painting's colours: where L-BFGS gets by itself too, a dozen steps later.
         painting, _ = max(problem.styles, key=lambda pair: pair[1].weight)
-        toward = problem.machine.engine.tensor(color.match(np.clip(canvas, 0.0, 1.0), painting)[None])
+        toward = host.tensor(color.match(np.clip(canvas, 0.0, 1.0), painting)[None])
     return {"curvature": curvature, "toward": toward}
 
 

@@ -20,10 +20,19 @@ def transform(function: Callable[[Any], Any], tree: Any) -> Any:
 
 def leaves(tree: Any, name: str) -> dict[str, Any]:
     """Every leaf under the names that lead to it, joined with slashes: `targets/styles/0/...`."""
+    found: dict[str, Any] = {}
+    _walk(lambda path, leaf: found.update({path: leaf}), tree, name)
+    return found
+
+
+def names(tree: Any, name: str) -> Any:
+    """The same structure with the names of `leaves` for leaves."""
+    return _walk(lambda path, leaf: path, tree, name)
+
+
+def _walk(function: Callable[[str, Any], Any], tree: Any, name: str) -> Any:
     if isinstance(tree, Mapping):
-        parts = tree.items()
-    elif isinstance(tree, list):
-        parts = dict(enumerate(tree)).items()
-    else:
-        return {name: tree}
-    return {path: leaf for key, item in parts for path, leaf in leaves(item, f"{name}/{key}").items()}
+        return {key: _walk(function, item, f"{name}/{key}") for key, item in tree.items()}
+    if isinstance(tree, list):
+        return [_walk(function, item, f"{name}/{i}") for i, item in enumerate(tree)]
+    return function(name, tree)

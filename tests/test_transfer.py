@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import stylekeras as sk
-from stylekeras import color, engines, images, pyramid, transfer
+from stylekeras import color, engines, images, machines, pyramid
 from stylekeras import weights as weight_sets
 from stylekeras.settings import CHOICES
 
@@ -224,7 +224,7 @@ def test_a_run_over_several_scales_traces_its_step_once(monkeypatch):
         return used[-1]
 
     monkeypatch.setattr(engines, "load", keep)
-    transfer._built.cache_clear()
+    machines._built.cache_clear()
     chosen = _settings(size=72, min_size=36, steps=2, optimizer="lbfgs", style_loss="wasserstein")
     steps = list(sk.iterate(CONTENT[:, :32], [STYLE, OTHER], chosen))
     assert [progress.size[0] for progress in steps] == [36, 36, 51, 51, 72, 72]
@@ -483,7 +483,7 @@ def test_other_pictures_of_one_size_trace_nothing_again(monkeypatch):
 
     monkeypatch.setattr(engines, "load", keep)
     chosen = _settings(style_layers="block1_conv1=0.77", optimizer="lbfgs", pooling="average", padding="zeros")
-    transfer._built.cache_clear()
+    machines._built.cache_clear()
     sk.stylize(CONTENT, STYLE, chosen)
     sk.loss_and_gradient(CONTENT, CONTENT, STYLE, chosen)
     traces = used[0].traces
@@ -505,24 +505,24 @@ def test_two_runs_at_a_time_do_not_mix():
 def test_a_user_s_keras_settings_change_nothing():
     import keras
 
-    transfer._built.cache_clear()
+    machines._built.cache_clear()
     expected = sk.loss_and_gradient(OTHER, CONTENT, STYLE, _settings())
     before = keras.config.image_data_format(), keras.config.floatx()
     try:
         keras.config.set_image_data_format("channels_first")
         keras.config.set_floatx("float64")
-        transfer._built.cache_clear()
+        machines._built.cache_clear()
         found = sk.loss_and_gradient(OTHER, CONTENT, STYLE, _settings())
         assert keras.config.image_data_format() == "channels_first"
     finally:
         keras.config.set_image_data_format(before[0])
         keras.config.set_floatx(before[1])
-        transfer._built.cache_clear()
+        machines._built.cache_clear()
     assert found.loss == pytest.approx(expected.loss, rel=1e-6)
 
 
 def test_out_of_memory_is_a_clear_error(monkeypatch):
-    monkeypatch.setattr(transfer, "_targets", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(machines, "view", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(sk.RunError, match="smaller size"):
         sk.stylize(CONTENT, STYLE, _settings())
 

@@ -8,11 +8,13 @@ other network comes as an ONNX file, for the engines that run ONNX graphs (style
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from stylekeras import tiling
 from stylekeras import weights as weight_sets
 from stylekeras.errors import GraphError, SettingsError
 from stylekeras.weights import Card, Weights
@@ -52,6 +54,33 @@ def load(
     if preprocessing == "auto":
         return loaded
     return dataclasses.replace(loaded, card=_preprocessed(loaded.card, preprocessing))
+
+
+def fields(network: Weights | NetworkFile, taps: Iterable[str]) -> Callable[[], tiling.Fields]:
+    """A function that gives the taps' fields. It does not hold on to the weights.
+
+    It raises: GraphError if a file's network has layers that look at all of a picture.
+    """
+    if isinstance(network, Weights):
+        return functools.partial(_vgg_fields, network.backbone, tuple(taps))
+    return functools.partial(_file_fields, network, tuple(taps))
+
+
+def _vgg_fields(backbone: str, taps: Iterable[str]) -> tiling.Fields:
+    found, field, block = {}, tiling.Field(), "block1"
+    for name in weight_sets.CHANNELS[backbone]:
+        if name[:6] != block:
+            block = name[:6]
+            field = field.through(2, 2)
+        field = field.through(3, 1, 1, 1)
+        found[name] = field, field
+    return {tap: found[tap] for tap in taps}
+
+
+def _file_fields(network: NetworkFile, taps: Iterable[str]) -> tiling.Fields:
+    from stylekeras.graphs import file
+
+    return file.fields(network.path, taps)
 
 
 def _load_file(path: Path, weights: str, preprocessing: str) -> NetworkFile:

@@ -8,6 +8,8 @@ An engine module has `sees_gpu()` and `Engine(precision)`, an object with
 - `out_of_memory(error)`: whether that is what its framework raises when memory runs out;
 - `backbone(weights, taps, pooling, padding) -> image -> {tap: features}`;
 - `evaluator(taps, objective) -> (image, targets, weights) -> (loss, terms, gradient)`;
+- `measurer(taps, objective) -> (image, targets) -> sums` and
+  `differentiator(objective) -> (sums, targets, weights) -> (loss, terms, gradient)`: the two halves, for tiles;
 - `loop(taps, objective, optimizer)`: the optimizer's state and its step, see `Loop`;
 - `tensor(array)` and `array(tensor)`, for nested structures of them.
 
@@ -61,6 +63,14 @@ class Objective(Protocol):
 
     def __call__(self, ops: Any, image: Any, features: Any, targets: Any, weights: Any) -> tuple[Any, dict[str, Any]]:
         """The scalar loss and its terms."""
+        ...
+
+    def measure(self, ops: Any, image: Any, features: Any, targets: Any) -> Any:
+        """What of a picture adds up over its pixels."""
+        ...
+
+    def combine(self, ops: Any, sums: Any, targets: Any, weights: Any) -> tuple[Any, dict[str, Any]]:
+        """The scalar loss and its terms from the sums."""
         ...
 
 
@@ -196,7 +206,7 @@ class Loop:
 
     def __init__(self, engine: Any, optimizer: Any, advance: Any = None) -> None:
         """`advance(state, targets, weights) -> loss, terms, state` evaluates `state.image` and updates."""
-        self._engine = engine
+        self.engine = engine
         self._optimizer = optimizer
         self._advance = advance
         self._terms: dict[str, float] = {}
@@ -228,7 +238,7 @@ class Loop:
 
     def restore(self, fields: Mapping[str, Any], terms: Mapping[str, float]) -> None:
         """Take over a state that was saved as NumPy arrays."""
-        convert = self._engine.ops.convert_to_tensor
+        convert = self.engine.ops.convert_to_tensor
         self.start(self._optimizer.State(**{name: convert(np.asarray(value)) for name, value in fields.items()}))
         self._terms = dict(terms)
 
@@ -244,7 +254,7 @@ class Loop:
 
     def result(self, state: Any) -> Any:
         """The picture of a state, (1, h, w, 3)."""
-        return self._optimizer.result(self._engine.ops, state)
+        return self._optimizer.result(self.engine.ops, state)
 
 
 def _keras_is_free(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -57,6 +58,25 @@ class Engine:
         """(image, targets, weights) -> (loss, terms, gradient), compiled."""
         evaluate = jax.jit(_evaluation(taps, objective))
         return lambda image, targets, weights: evaluate(taps.parameters, image, targets, weights)
+
+    def measurer(self, taps: Any, objective: Objective) -> Callable[[Any, Any], Any]:
+        """(image, targets) -> sums, compiled."""
+
+        def measure(parameters: Any, image: Any, targets: Any) -> Any:
+            return objective.measure(self.ops, image, taps.pure(parameters, image), targets)
+
+        compiled = jax.jit(measure)
+        return lambda image, targets: compiled(taps.parameters, image, targets)
+
+    def differentiator(self, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+        """(sums, targets, weights) -> (loss, terms, gradient), compiled."""
+        compiled = jax.jit(jax.value_and_grad(functools.partial(objective.combine, self.ops), has_aux=True))
+
+        def differentiate(sums: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
+            (loss, terms), gradient = compiled(sums, targets, weights)
+            return loss, terms, gradient
+
+        return differentiate
 
     def loop(self, taps: Any, objective: Objective, optimizer: ModuleType) -> Loop:
         """The optimizer's state on the device and its compiled step."""

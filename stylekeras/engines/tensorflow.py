@@ -84,6 +84,21 @@ class Engine:
 
         return self.function(evaluate)
 
+    def measurer(self, taps: Taps, objective: Objective) -> Callable[[Any, Any], Any]:
+        """(image, targets) -> sums, compiled."""
+        return self.function(lambda image, targets: objective.measure(self.ops, image, taps(image), targets))
+
+    def differentiator(self, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+        """(sums, targets, weights) -> (loss, terms, gradient), compiled."""
+
+        def differentiate(sums: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(sums)
+                loss, terms = objective.combine(self.ops, sums, targets, weights)
+            return loss, terms, tape.gradient(loss, sums)
+
+        return self.function(differentiate)
+
     def loop(self, taps: Taps, objective: Objective, optimizer: ModuleType) -> Loop:
         """The optimizer's state on the device and its compiled step."""
         return Loop(self, taps, objective, optimizer)
@@ -126,10 +141,10 @@ class Loop(engines.Loop):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(state.image)
             features = self._taps(state.image)
-            loss, terms = self._objective(self._engine.ops, state.image, features, targets, weights)
+            loss, terms = self._objective(self.engine.ops, state.image, features, targets, weights)
         gradient = tape.gradient(loss, state.image)
         before = tf.nest.map_structure(tf.convert_to_tensor, state)
-        after = self._optimizer.update(self._engine.ops, before, loss, gradient)
+        after = self._optimizer.update(self.engine.ops, before, loss, gradient)
         for variable, old, new in zip(state, before, after, strict=True):
             if new is not old:
                 variable.assign(new)

@@ -72,6 +72,29 @@ class Engine:
 
         return evaluate
 
+    def measurer(self, taps: Taps, objective: Objective) -> Callable[[Any, Any], Any]:
+        """(image, targets) -> sums."""
+
+        def measure(image: Any, targets: Any) -> Any:
+            with torch.no_grad():
+                return objective.measure(self.ops, image, taps(image), targets)
+
+        return measure
+
+    def differentiator(self, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+        """(sums, targets, weights) -> (loss, terms, gradient)."""
+
+        def differentiate(sums: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
+            with torch.enable_grad():
+                sums = trees.transform(lambda value: value.detach().requires_grad_(), sums)
+                loss, terms = objective.combine(self.ops, sums, targets, weights)
+                places = trees.leaves(sums, "sums")
+                found = dict(zip(places, torch.autograd.grad(loss, list(places.values())), strict=True))
+            gradient = trees.transform(lambda name: found[name], trees.names(sums, "sums"))
+            return loss.detach(), {name: value.detach() for name, value in terms.items()}, gradient
+
+        return differentiate
+
     def loop(self, taps: Taps, objective: Objective, optimizer: ModuleType) -> Loop:
         """The optimizer's state on the device and its step."""
         evaluate = self.evaluator(taps, objective)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -13,12 +14,13 @@ from stylekeras import arrays, trees
 from stylekeras.backbones import NetworkFile
 from stylekeras.engines import Loop
 from stylekeras.graphs import store
+from stylekeras.host import Host
 from stylekeras.weights import Weights
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
-class GraphEngine:
+class GraphEngine(Host):
     """An engine on a runtime of ONNX graphs. A runtime says how it prepares one; what then runs takes and gives arrays.
 
     Neither TensorFlow nor Keras is imported, and the package onnx only where a graph is not kept already.
@@ -28,7 +30,6 @@ class GraphEngine:
     version: str
     device: str
     precision: str
-    ops = arrays
     reads_onnx = True
 
     def prepare(self, graph: bytes, *, often: bool) -> Run:
@@ -38,14 +39,6 @@ class GraphEngine:
     def out_of_memory(self, error: Exception) -> bool:
         """Whether memory ran out: what runs a graph says so with a MemoryError."""
         return isinstance(error, MemoryError)
-
-    def tensor(self, value: Any) -> Any:
-        """A nested structure of arrays and numbers in float32."""
-        return trees.transform(lambda item: np.asarray(item, np.float32), value)
-
-    def array(self, value: Any) -> Any:
-        """A nested structure as NumPy arrays."""
-        return trees.transform(np.asarray, value)
 
     def backbone(self, weights: Weights | NetworkFile, taps: list[str], *, pooling: str, padding: str) -> Taps:
         """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}."""
@@ -67,7 +60,46 @@ class GraphEngine:
 
     def evaluator(self, taps: Taps, objective: Any) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(image, targets, weights) -> (loss, terms, gradient)."""
-        return _Step(self, taps, objective)
+
+        def build(image: Any, targets: Any, weights: Any) -> Any:
+            return step().build(taps.model(), objective, targets, weights)
+
+        graphs = _Graphs(self, {"graph": "step", "taps": taps.key, "objective": objective.name}, build)
+
+        def evaluate(image: Any, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], Any]:
+            found = graphs(image=image, targets=targets, weights=weights)
+            return found["loss"], _terms(found), found["gradient/image"]
+
+        return evaluate
+
+    def measurer(self, taps: Taps, objective: Any) -> Callable[[Any, Any], Any]:
+        """(image, targets) -> sums."""
+
+        def build(image: Any, targets: Any) -> Any:
+            return step().measure(taps.model(), objective.measure, targets)
+
+        graphs = _Graphs(self, {"graph": "measure", "taps": taps.key, "objective": objective.name}, build)
+
+        def measure(image: Any, targets: Any) -> Any:
+            found = graphs(image=image, targets=targets)
+            return trees.transform(lambda name: found[name], _names_of_sums(objective, targets))
+
+        return measure
+
+    def differentiator(self, objective: Any) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+        """(sums, targets, weights) -> (loss, terms, gradient)."""
+
+        def build(sums: Any, targets: Any, weights: Any) -> Any:
+            return step().combine(objective.combine, sums, targets, weights)
+
+        graphs = _Graphs(self, {"graph": "combine", "objective": objective.name}, build)
+
+        def differentiate(sums: Any, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], Any]:
+            found = graphs(sums=sums, targets=targets, weights=weights)
+            gradient = trees.transform(lambda name: found[f"gradient/{name}"], trees.names(sums, "sums"))
+            return found["loss"], _terms(found), gradient
+
+        return differentiate
 
     def loop(self, taps: Taps, objective: Any, optimizer: ModuleType) -> Loop:
         """The optimizer's state and its step."""
@@ -95,6 +127,12 @@ class Taps:
         """The model, as the bytes of its file."""
         return store.load_or_build({"graph": "taps", **self.key}, self._build)
 
+    def model(self) -> Any:
+        """The model, as an `onnx.ModelProto`."""
+        import onnx
+
+        return onnx.ModelProto.FromString(self.graph)
+
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """(1, h, w, 3) to {tap: (1, h', w', c)}."""
         if self._run is None:
@@ -102,36 +140,46 @@ class Taps:
         return self._run({"image": image})
 
 
-class _Step:
-    """The step graph, one for each structure of targets."""
+class _Graphs:
+    """A graph for each structure of what it is given."""
 
-    def __init__(self, engine: GraphEngine, taps: Taps, objective: Any) -> None:
+    def __init__(self, engine: GraphEngine, key: Mapping[str, Any], build: Callable[..., Any]) -> None:
         self._engine = engine
-        self._taps = taps
-        self._objective = objective
+        self._key = key
+        self._build = build
         self._runs: dict[str, Run] = {}
 
-    def __call__(self, image: Any, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], Any]:
-        given = {"image": image, **trees.leaves(targets, "targets"), **trees.leaves(weights, "weights")}
-        form = {name: _open(np.shape(value)) for name, value in given.items()}
-        key = repr(form)
-        if key not in self._runs:
-            self._runs[key] = self._engine.prepare(self._graph(form, targets, weights), often=True)
-        found = self._runs[key]({name: np.asarray(value) for name, value in given.items()})
-        terms = {name.removeprefix("terms/"): value for name, value in found.items() if name.startswith("terms/")}
-        return found["loss"], terms, found["gradient/image"]
+    def __call__(self, **given: Any) -> dict[str, np.ndarray]:
+        form = trees.transform(lambda value: _open(np.shape(value)), given)
+        form_key = repr(form)
+        if form_key not in self._runs:
 
-    def _graph(self, form: Mapping[str, Any], targets: Any, weights: Any) -> bytes:
-        def build() -> bytes:
-            import onnx
+            def build() -> bytes:
+                return bytes(self._build(**given).SerializeToString())
 
-            from stylekeras.graphs import step
+            graph = store.load_or_build({**self._key, "form": form}, build)
+            self._runs[form_key] = self._engine.prepare(graph, often=True)
+        flat = [trees.leaves(tree, name) for name, tree in given.items()]
+        return self._runs[form_key]({name: np.asarray(value) for group in flat for name, value in group.items()})
 
-            taps = onnx.ModelProto.FromString(self._taps.graph)
-            return bytes(step.build(taps, self._objective, targets, weights).SerializeToString())
 
-        key = {"graph": "step", "taps": self._taps.key, "objective": self._objective.name, "form": form}
-        return store.load_or_build(key, build)
+def step() -> ModuleType:
+    """What writes graphs; imported where one is written."""
+    from stylekeras.graphs import step
+
+    return step
+
+
+def _terms(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("terms/"): value for name, value in found.items() if name.startswith("terms/")}
+
+
+def _names_of_sums(objective: Any, targets: Any) -> Any:
+    """The structure of a picture's sums, with names for leaves: those of a picture of one pixel."""
+    pixel = np.ones((1, 1, 1, 1), np.float32)
+    one = trees.transform(lambda value: pixel if np.ndim(value) == 4 else value, targets)
+    taps: dict[str, Any] = collections.defaultdict(lambda: pixel)
+    return trees.names(objective.measure(arrays, np.ones((1, 1, 1, 3), np.float32), taps, one), "sums")
 
 
 def _open(shape: tuple[int, ...]) -> list[int | None]:

@@ -10,7 +10,9 @@ from pathlib import Path
 import onnx
 from onnx import helper, shape_inference
 
+from stylekeras import tiling
 from stylekeras.errors import GraphError, nearest
+from stylekeras.graphs import reach
 from stylekeras.graphs.builder import Builder, Dim, known_shape
 from stylekeras.graphs.gradient import check, prepare
 from stylekeras.graphs.taps import preprocessed
@@ -72,16 +74,9 @@ def taps(
     Returns: as `stylekeras.graphs.taps.vgg`.
     Raises: GraphError as `candidates`, or for a name that is not there.
     """
-    path, names = Path(path), list(dict.fromkeys(names))
+    path = Path(path)
     model = _opened(read(path), path)
-    known = _found(model)
-    by_node = {node.name: node.output[0] for node in model.graph.node if node.name and len(node.output) == 1}
-    chosen = {}
-    for name in names:
-        tensor = name if name in known else by_node.get(name, name)
-        if tensor not in known:
-            raise GraphError(f"{path.name} has no tap {name!r}{nearest(name, known)}")
-        chosen[name] = known[tensor]
+    chosen = _chosen(model, path, names)
     cut = _cut(model, {tap.name: tap for tap in chosen.values()})
     ops = Ops(Builder())
     image = ops.input("image", (1, "height", "width", 3))
@@ -102,6 +97,21 @@ def taps(
     made = ops.model("taps", {"image": image}, outputs, metadata)
     check(made)
     return made
+
+
+def fields(path: str | os.PathLike[str], names: Iterable[str]) -> tiling.Fields:
+    """What the taps of a file see of a picture; `names` as for `taps`.
+
+    Raises: GraphError if a tap sees all of it, or it cannot be told.
+    """
+    model = _opened(read(path), Path(path))
+    chosen = _chosen(model, Path(path), names)
+    cut = _cut(model, {tap.name: tap for tap in chosen.values()})
+    try:
+        seen = reach.fields(cut)
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from None
+    return {name: seen[tap.name] for name, tap in chosen.items()}
 
 
 def _opened(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -149,6 +159,19 @@ def _found(model: onnx.ModelProto) -> dict[str, Tap]:
                 channels = shape[1] if first else shape[3]
                 found[name] = Tap(name, int(channels or 0), node.op_type, first)
     return found
+
+
+def _chosen(model: onnx.ModelProto, path: Path, names: Iterable[str]) -> dict[str, Tap]:
+    """The taps of these names. Raises: GraphError for one that is not there."""
+    known = _found(model)
+    by_node = {node.name: node.output[0] for node in model.graph.node if node.name and len(node.output) == 1}
+    chosen = {}
+    for name in dict.fromkeys(names):
+        tensor = name if name in known else by_node.get(name, name)
+        if tensor not in known:
+            raise GraphError(f"{path.name} has no tap {name!r}{nearest(name, known)}")
+        chosen[name] = known[tensor]
+    return chosen
 
 
 def _cut(model: onnx.ModelProto, taps: Mapping[str, Tap]) -> onnx.ModelProto:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from stylekeras import trees
 from stylekeras.graphs.builder import Builder
 from stylekeras.graphs.gradient import append_gradient
 from stylekeras.graphs.trace import Ops, Tensor
@@ -34,23 +35,58 @@ def build(
         "loss" (), "terms/..." () each and "gradient/image" (1, h, w, 3), all float32.
     """
     ops = Ops(Builder())
-    inputs = {"image": ops.input("image", (1, "height", "width", 3))}
+    image, features = _picture(ops, taps)
+    inputs = {"image": image}
     given = {name: _stand_ins(ops, tree, name, inputs) for name, tree in (("targets", targets), ("weights", weights))}
-    features = ops.splice(taps, {"image": inputs["image"]}, prefix="taps/")
-    loss, terms = objective(ops, inputs["image"], features, given["targets"], given["weights"])
+    loss, terms = objective(ops, image, features, given["targets"], given["weights"])
     outputs = {"loss": loss, **{f"terms/{name}": value for name, value in terms.items()}}
     model = ops.model("style_transfer_step", inputs, outputs, metadata)
     return append_gradient(model, "loss", ["image"])
 
 
+def measure(taps: onnx.ModelProto, measure: Any, targets: Any) -> onnx.ModelProto:
+    """The sums of a picture.
+
+    Args: `taps` and `targets` as for `build`; `measure(ops, image, features, targets) -> sums`, nested.
+    Returns: a model with the inputs "image" and "targets/..." and the outputs "sums/...", named by `trees.leaves`.
+    """
+    ops = Ops(Builder())
+    image, features = _picture(ops, taps)
+    inputs = {"image": image}
+    sums = measure(ops, image, features, _stand_ins(ops, targets, "targets", inputs))
+    return ops.model("style_transfer_sums", inputs, trees.leaves(sums, "sums"))
+
+
+def combine(combine: Any, sums: Any, targets: Any, weights: Any) -> onnx.ModelProto:
+    """The loss of a picture's sums, and its gradient in them.
+
+    Args: `combine(ops, sums, targets, weights) -> loss, terms`, and nested arrays as those of `build`.
+    Returns: a model with the inputs "sums/...", "targets/..." and "weights/...", and the outputs "loss" (), "terms/..."
+        () each and "gradient/sums/...".
+    """
+    ops = Ops(Builder())
+    inputs: dict[str, Tensor] = {}
+    trio = (("sums", sums), ("targets", targets), ("weights", weights))
+    loss, terms = combine(ops, *(_stand_ins(ops, tree, name, inputs) for name, tree in trio))
+    outputs = {"loss": loss, **{f"terms/{name}": value for name, value in terms.items()}}
+    return append_gradient(ops.model("style_transfer_loss", inputs, outputs), "loss", list(trees.leaves(sums, "sums")))
+
+
+def _picture(ops: Ops, taps: onnx.ModelProto) -> tuple[Tensor, dict[str, Tensor]]:
+    """The input "image" and its features."""
+    image = ops.input("image", (1, "height", "width", 3))
+    return image, ops.splice(taps, {"image": image}, prefix="taps/")
+
+
 def _stand_ins(ops: Ops, tree: Any, name: str, inputs: dict[str, Tensor]) -> Any:
     """The tree with an input of the graph for every leaf; they are added to `inputs`."""
-    if isinstance(tree, Mapping):
-        return {key: _stand_ins(ops, item, f"{name}/{key}", inputs) for key, item in tree.items()}
-    if isinstance(tree, list):
-        return [_stand_ins(ops, item, f"{name}/{i}", inputs) for i, item in enumerate(tree)]
-    shape: list[Any] = list(np.shape(tree))
-    if len(shape) == 4:
-        shape[1:3] = f"{name}_height", f"{name}_width"
-    inputs[name] = ops.input(name, shape)
-    return inputs[name]
+
+    def stand_in(path: str) -> Tensor:
+        shape: list[Any] = list(np.shape(found[path]))
+        if len(shape) == 4:
+            shape[1:3] = f"{path}_height", f"{path}_width"
+        inputs[path] = ops.input(path, shape)
+        return inputs[path]
+
+    found = trees.leaves(tree, name)
+    return trees.transform(stand_in, trees.names(tree, name))

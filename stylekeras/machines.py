@@ -1,0 +1,298 @@
+"""What evaluates the objective: network, losses and optimizer on an engine, built once; pictures whole or tiled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from stylekeras import backbones, engines, objective, optimizers, style_losses, tiling
+from stylekeras.errors import EngineError, RunError
+from stylekeras.host import Host
+from stylekeras.settings import Settings
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is built and compiled once and serves every picture."""
+
+    engine: Any
+    extract: Callable[[Any], dict[str, Any]]
+    objective: objective.Objective
+    optimizer: ModuleType
+    provenance: Mapping[str, Any]
+    evaluate: Callable[[Any, Any, Any], tuple[Any, Any, Any]]
+    # Loops hold pictures, so two runs at a time need two; the finished ones wait here.
+    idle: list[Any]
+    find_fields: Callable[[], tiling.Fields]
+
+    @cached_property
+    def fields(self) -> tiling.Fields:
+        """What the taps see of a picture. Raises: GraphError if that cannot be told, or is all of it."""
+        return self.find_fields()
+
+    def new_loop(self) -> Any:
+        """The optimizer's state and step on the engine."""
+        return self.engine.loop(self.extract, self.objective, self.optimizer)
+
+    @cached_property
+    def measure(self) -> Callable[[Any, Any], Any]:
+        """(image, targets) -> sums."""
+        measurer: Callable[[Any, Any], Any] = self.engine.measurer(self.extract, self.objective)
+        return measurer
+
+    @cached_property
+    def differentiate(self) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+        """(sums, targets, weights) -> (loss, terms, gradient)."""
+        differentiator: Callable[[Any, Any, Any], tuple[Any, Any, Any]] = self.engine.differentiator(self.objective)
+        return differentiator
+
+    @cached_property
+    def pull(self) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+        """(image, targets, cotangents) -> (their product with the sums, no terms, its gradient in the image)."""
+        pull: Callable[[Any, Any, Any], tuple[Any, Any, Any]] = self.engine.evaluator(
+            self.extract, objective.Pull(self.objective.style_loss)
+        )
+        return pull
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture's size and what it is compared with."""
+
+    machine: Machine
+    targets: Any
+
+    @property
+    def host(self) -> Any:
+        """Whose arrays the picture is in: the engine."""
+        return self.machine.engine
+
+    @property
+    def tiles(self) -> list[tiling.Tile]:
+        """None: it is looked at as a whole."""
+        return []
+
+    def evaluate(self, image: Any, weights: Any) -> tuple[Any, dict[str, Any], Any]:
+        """Loss, terms and gradient of a picture (1, h, w, 3)."""
+        return self.machine.evaluate(image, self.targets, weights)
+
+    @contextmanager
+    def loop(self) -> Iterator[Any]:
+        """The optimizer's state and step, for as long as it is needed."""
+        machine = self.machine
+        loop = machine.idle.pop() if machine.idle else machine.new_loop()
+        try:
+            yield loop
+        finally:
+            loop.rest()
+            machine.idle.append(loop)
+
+
+@dataclass(frozen=True)
+class TiledView(View):
+    """As `View`, in tiles: the network on the engine, the picture and the optimizer in the machine's own memory.
+
+    `targets` is what sums are compared with; `content` has each tap of the whole photo, (1, h', w', c).
+    """
+
+    content: Mapping[str, np.ndarray]
+    parts: list[tiling.Tile]
+
+    @property
+    def host(self) -> Any:
+        """NumPy."""
+        return Host()
+
+    @property
+    def tiles(self) -> list[tiling.Tile]:
+        """The parts that are looked at one by one."""
+        return self.parts
+
+    def evaluate(self, image: np.ndarray, weights: Any) -> tuple[Any, dict[str, Any], Any]:
+        """Loss, terms and gradient of a picture (1, h, w, 3)."""
+        machine, engine = self.machine, self.machine.engine
+
+        def measure(tile: tiling.Tile) -> Any:
+            return engine.array(machine.measure(engine.tensor(tile.cut(image)), self._given(tile)))
+
+        sums = tiling.add_up(self.parts, measure)
+        loss, terms, found = machine.differentiate(engine.tensor(sums), self.targets, weights)
+        cotangents = objective.parts(found)
+
+        def pull(tile: tiling.Tile) -> Any:
+            return engine.array(machine.pull(engine.tensor(tile.cut(image)), self._given(tile), cotangents)[2])
+
+        return engine.array(loss), engine.array(terms), tiling.gradient(image, self.parts, pull)
+
+    def _given(self, tile: tiling.Tile) -> Any:
+        """The targets of a tile."""
+        fields = self.machine.fields
+        content = {tap: {"features": tile.cut_tap(whole, fields[tap])} for tap, whole in self.content.items()}
+        styles: list[Any] = [{tap: {} for tap in style} for style in self.targets["styles"]]
+        return self.machine.engine.tensor({"content": content, "styles": styles, "owned": tile.owned(fields)})
+
+    @contextmanager
+    def loop(self) -> Iterator[Any]:
+        """The optimizer's state and step, on the processor."""
+        host, optimizer = self.host, self.machine.optimizer
+
+        def advance(state: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
+            loss, terms, gradient = self.evaluate(state.image, weights)
+            with np.errstate(all="ignore"):  # a trial that is not finite is rejected
+                return loss, terms, optimizer.update(host.ops, state, loss, gradient)
+
+        yield engines.Loop(host, optimizer, advance)
+
+
+def view(
+    machine: Machine,
+    settings: Settings,
+    shape: tuple[int, int],
+    content: np.ndarray | None,
+    styles: Sequence[np.ndarray],
+) -> View:
+    """What pictures of that shape are compared with.
+
+    Args: content: (h, w, 3), of that shape; styles: (h, w, 3) each, of any.
+    """
+    relative = settings.loss_scale == "relative"
+    targets = [_style_target(machine, settings, image, relative=relative) for image in styles]
+    tiles = _tiles(machine, settings, shape)
+    if len(tiles) <= 1:
+        seen: Any = {}
+        if content is not None:
+            features = machine.extract(machine.engine.tensor(content[None]))
+            seen = objective.content_target(machine.engine.ops, features, settings.content_layers, relative=relative)
+        return View(machine, {"content": seen, "styles": targets})
+    features = {} if content is None else _features(machine, tiles, content, settings.content_layers)
+    scales = {tap: {"scale": objective.content_scale(whole, relative=relative)} for tap, whole in features.items()}
+    return TiledView(machine, machine.engine.tensor({"content": scales, "styles": targets}), features, tiles)
+
+
+def _style_target(machine: Machine, settings: Settings, image: np.ndarray, *, relative: bool) -> Any:
+    engine, style_loss, taps = machine.engine, machine.objective.style_loss, settings.style_layers
+    tiles = _tiles(machine, settings, image.shape[:2])
+    if len(tiles) <= 1:
+        features = machine.extract(engine.tensor(image[None]))
+        sums = engine.array(objective.style_sums(engine.ops, style_loss, features, taps))
+    else:
+
+        def measure(tile: tiling.Tile) -> Any:
+            given = {"content": {}, "styles": [{tap: {} for tap in taps}], "owned": tile.owned(machine.fields)}
+            return engine.array(machine.measure(engine.tensor(tile.cut(image[None])), engine.tensor(given)))
+
+        sums = {tap: parts[0] for tap, parts in tiling.add_up(tiles, measure)["style"].items()}
+    return engine.tensor(objective.style_target(style_loss, sums, relative=relative))
+
+
+def _features(
+    machine: Machine, tiles: Sequence[tiling.Tile], image: np.ndarray, taps: Mapping[str, float]
+) -> dict[str, np.ndarray]:
+    """The taps of a picture (h, w, 3) that is looked at in tiles, (1, h', w', c) each."""
+    whole: dict[str, np.ndarray] = {}
+    for tile in tiles:
+        seen = machine.extract(machine.engine.tensor(tile.cut(image[None])))
+        for tap in taps:
+            part = machine.engine.array(seen[tap])
+            if tap not in whole:
+                size = [field.positions(image.shape[i]) for i, field in enumerate(machine.fields[tap])]
+                whole[tap] = np.zeros((1, *size, part.shape[3]), np.float32)
+            tile.paste(whole[tap], part, machine.fields[tap])
+    return whole
+
+
+def _tiles(machine: Machine, settings: Settings, shape: tuple[int, int]) -> list[tiling.Tile]:
+    """The tiles of a picture of that shape; none where it is looked at as a whole."""
+    if not isinstance(settings.tile, int):
+        return []
+    return tiling.tiles(shape, settings.tile, machine.fields)
+
+
+def machine(settings: Settings, taps: tuple[str, ...]) -> Machine:
+    """The machine for these settings, the last one again if it is the same."""
+    named = [Path(os.path.expanduser(name)) for name in (settings.weights, settings.backbone)]  # noqa: PTH111
+    files = [path.resolve() for path in named if os.path.isfile(path)]
+    engine = "onnx" if settings.engine == "auto" and backbones.is_file(settings.backbone) else settings.engine
+    return _built(
+        engine,
+        settings.precision,
+        settings.weights,
+        tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files),
+        settings.seed if settings.weights == "random" else 0,
+        settings.backbone,
+        settings.preprocessing,
+        taps,
+        settings.pooling,
+        settings.padding,
+        settings.style_loss,
+        settings.optimizer,
+    )
+
+
+# Two: a photo's and a painting's reconstruction, or a run and an evaluation, can take turns.
+@lru_cache(maxsize=2)
+def _built(
+    engine_name: str,
+    precision: str,
+    weights: str,
+    changed: tuple[tuple[str, int, int], ...],
+    seed: int,
+    backbone: str,
+    preprocessing: str,
+    taps: tuple[str, ...],
+    pooling: str,
+    padding: str,
+    style_loss_name: str,
+    optimizer_name: str,
+) -> Machine:
+    """Build and, lazily, compile; the arguments are all that it depends on (`changed` tells versions of files)."""
+    from_file = backbones.is_file(backbone)
+    if from_file and precision not in ("auto", "float32"):
+        raise EngineError(f"networks from ONNX files run in float32, not in {precision}")
+    engine = engines.load(engine_name, "float32" if from_file else precision)
+    if from_file and not engine.reads_onnx:
+        raise EngineError(f"engine {engine.name} has no networks from ONNX files; use engine=onnx")
+    loaded = backbones.load(backbone, weights, taps, preprocessing=preprocessing, seed=seed)
+    extract = engine.backbone(loaded, list(taps), pooling=pooling, padding=padding)
+    optimizer = optimizers.load(optimizer_name)
+    loss = objective.Objective(style_losses.load(style_loss_name))
+    provenance = {
+        "engine": engine.name,
+        "engine_version": engine.version,
+        "device": engine.device,
+        "precision": engine.precision,
+        "backbone": loaded.backbone,
+        "weights": loaded.card.name,
+        "weights_source": loaded.source,
+        "weights_sha256": loaded.sha256,
+        "notes": list(loaded.notes),
+    }
+    return Machine(
+        engine=engine,
+        extract=extract,
+        objective=loss,
+        optimizer=optimizer,
+        provenance=provenance,
+        evaluate=engine.evaluator(extract, loss),
+        idle=[],
+        find_fields=backbones.fields(loaded, taps),
+    )
+
+
+@contextmanager
+def memory(engine: Any) -> Iterator[None]:
+    """Says so where memory runs out."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or engine.out_of_memory(error):
+            raise RunError("out of memory; use a smaller size, or precision=bfloat16") from None
+        raise

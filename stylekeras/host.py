@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from stylekeras import arrays, trees
 class Host:
     """NumPy."""
 
-    ops = arrays
+    ops: Any = arrays
 
     def tensor(self, value: Any) -> Any:
         """A nested structure of arrays and numbers in float32."""
@@ -21,3 +23,24 @@ class Host:
     def array(self, value: Any) -> Any:
         """A nested structure as NumPy arrays."""
         return trees.transform(np.asarray, value)
+
+
+class HostOnDisk(Host):
+    """NumPy, with the optimizer's history in temporary files: it is read twice and written once a step."""
+
+    def __init__(self) -> None:
+        self.ops = _OnDisk()
+
+
+class _OnDisk:
+    """`arrays` with another `remember`."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(arrays, name)
+
+    def remember(self, pictures: Sequence[Any], picture: Any) -> tuple[Any, ...]:
+        """The history without its oldest picture and with a new one, in a file that goes when it is forgotten."""
+        # Written, not mapped and then filled: a full disk is an error then, and not the end of the process.
+        with tempfile.TemporaryFile(prefix="stylekeras-") as file:
+            np.ascontiguousarray(picture).tofile(file)
+            return (*pictures[1:], np.memmap(file, picture.dtype, "r", shape=picture.shape))

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from stylekeras import backbones, engines, objective, optimizers, style_losses, tiling
-from stylekeras.errors import EngineError, RunError
-from stylekeras.host import Host
+from stylekeras import backbones, engines, memory, objective, optimizers, style_losses, tiling
+from stylekeras import layout as layouts
+from stylekeras.errors import EngineError, GraphError, RunError
+from stylekeras.host import Host, HostOnDisk
+from stylekeras.layout import Layout, Need
 from stylekeras.settings import Settings
 
 
@@ -31,12 +33,12 @@ class Machine:
     evaluate: Callable[[Any, Any, Any], tuple[Any, Any, Any]]
     # Loops hold pictures, so two runs at a time need two; the finished ones wait here.
     idle: list[Any]
-    find_fields: Callable[[], tiling.Fields]
+    look: Callable[[], tiling.Anatomy]
 
     @cached_property
-    def fields(self) -> tiling.Fields:
-        """What the taps see of a picture. Raises: GraphError if that cannot be told, or is all of it."""
-        return self.find_fields()
+    def anatomy(self) -> tiling.Anatomy:
+        """The network's. Raises: GraphError if what its taps see of a picture cannot be told, or is all of it."""
+        return self.look()
 
     def new_loop(self) -> Any:
         """The optimizer's state and step on the engine."""
@@ -69,6 +71,7 @@ class View:
 
     machine: Machine
     targets: Any
+    layout: Layout
 
     @property
     def host(self) -> Any:
@@ -76,9 +79,9 @@ class View:
         return self.machine.engine
 
     @property
-    def tiles(self) -> list[tiling.Tile]:
-        """None: it is looked at as a whole."""
-        return []
+    def parts(self) -> int:
+        """How many times the network runs for a step."""
+        return 1
 
     def evaluate(self, image: Any, weights: Any) -> tuple[Any, dict[str, Any], Any]:
         """Loss, terms and gradient of a picture (1, h, w, 3)."""
@@ -104,17 +107,17 @@ class TiledView(View):
     """
 
     content: Mapping[str, np.ndarray]
-    parts: list[tiling.Tile]
+    tiles: list[tiling.Tile]
 
     @property
     def host(self) -> Any:
         """NumPy."""
-        return Host()
+        return HostOnDisk() if self.layout.on_disk else Host()
 
     @property
-    def tiles(self) -> list[tiling.Tile]:
-        """The parts that are looked at one by one."""
-        return self.parts
+    def parts(self) -> int:
+        """How many tiles there are."""
+        return len(self.tiles)
 
     def evaluate(self, image: np.ndarray, weights: Any) -> tuple[Any, dict[str, Any], Any]:
         """Loss, terms and gradient of a picture (1, h, w, 3)."""
@@ -123,18 +126,18 @@ class TiledView(View):
         def measure(tile: tiling.Tile) -> Any:
             return engine.array(machine.measure(engine.tensor(tile.cut(image)), self._given(tile)))
 
-        sums = tiling.add_up(self.parts, measure)
+        sums = tiling.add_up(self.tiles, measure)
         loss, terms, found = machine.differentiate(engine.tensor(sums), self.targets, weights)
         cotangents = objective.parts(found)
 
         def pull(tile: tiling.Tile) -> Any:
             return engine.array(machine.pull(engine.tensor(tile.cut(image)), self._given(tile), cotangents)[2])
 
-        return engine.array(loss), engine.array(terms), tiling.gradient(image, self.parts, pull)
+        return engine.array(loss), engine.array(terms), tiling.gradient(image, self.tiles, pull)
 
     def _given(self, tile: tiling.Tile) -> Any:
         """The targets of a tile."""
-        fields = self.machine.fields
+        fields = self.machine.anatomy.fields
         content = {tap: {"features": tile.cut_tap(whole, fields[tap])} for tap, whole in self.content.items()}
         styles: list[Any] = [{tap: {} for tap in style} for style in self.targets["styles"]]
         return self.machine.engine.tensor({"content": content, "styles": styles, "owned": tile.owned(fields)})
@@ -152,41 +155,85 @@ class TiledView(View):
         yield engines.Loop(host, optimizer, advance)
 
 
+def need(machine: Machine, settings: Settings, canvas: tuple[int, int], margin: int, *, content: bool) -> Need:
+    """What a picture of that shape, the margin included, takes of memory.
+
+    Raises: GraphError as `Machine.anatomy`.
+    """
+    kept = sum(machine.anatomy.densities[tap] for tap in settings.content_layers) if content else 0.0
+    optimizer = machine.optimizer
+    return Need(
+        machine.engine.footprint,
+        machine.anatomy,
+        canvas,
+        margin,
+        kept,
+        # And the photo in that size, twice where a margin is put around it.
+        optimizer.PICTURES + 2,
+        optimizer.HISTORY_PICTURES,
+    )
+
+
+def layout(machine: Machine, settings: Settings, canvas: tuple[int, int], margin: int, *, content: bool) -> Layout:
+    """How a picture of that shape is looked at.
+
+    Raises: SettingsError if it does not fit into the memory there is, GraphError for a network that has no tiles.
+    """
+    try:
+        needed = need(machine, settings, canvas, margin, content=content)
+    except GraphError:
+        if isinstance(settings.tile, int):
+            raise
+        return Layout()
+    return layouts.choose(needed, settings.tile, most(machine, settings))
+
+
+def most(machine: Machine, settings: Settings) -> int | None:
+    """The memory that may be taken. What a GPU has is not asked: there, tiles become smaller when it runs out."""
+    if settings.memory is not None:
+        return settings.memory
+    return None if machine.engine.device.startswith("GPU") else memory.budget()
+
+
 def view(
     machine: Machine,
     settings: Settings,
-    shape: tuple[int, int],
+    layout: Layout,
+    canvas: tuple[int, int],
+    margin: int,
     content: np.ndarray | None,
     styles: Sequence[np.ndarray],
 ) -> View:
-    """What pictures of that shape are compared with.
+    """What pictures of a shape are compared with.
 
-    Args: content: (h, w, 3), of that shape; styles: (h, w, 3) each, of any.
+    Args: canvas: that shape (h, w), the margin included; content: (h, w, 3), of that shape; styles: (h, w, 3) each.
     """
     relative = settings.loss_scale == "relative"
-    targets = [_style_target(machine, settings, image, relative=relative) for image in styles]
-    tiles = _tiles(machine, settings, shape)
+    targets = [_style_target(machine, settings, layout, image, relative=relative) for image in styles]
+    tiles = _tiles(machine, layout, canvas, margin)
     if len(tiles) <= 1:
         seen: Any = {}
         if content is not None:
             features = machine.extract(machine.engine.tensor(content[None]))
             seen = objective.content_target(machine.engine.ops, features, settings.content_layers, relative=relative)
-        return View(machine, {"content": seen, "styles": targets})
-    features = {} if content is None else _features(machine, tiles, content, settings.content_layers)
-    scales = {tap: {"scale": objective.content_scale(whole, relative=relative)} for tap, whole in features.items()}
-    return TiledView(machine, machine.engine.tensor({"content": scales, "styles": targets}), features, tiles)
+        return View(machine, {"content": seen, "styles": targets}, Layout())
+    whole = {} if content is None else _features(machine, tiles, content, settings.content_layers)
+    scales = {tap: {"scale": objective.content_scale(found, relative=relative)} for tap, found in whole.items()}
+    compared = machine.engine.tensor({"content": scales, "styles": targets})
+    return TiledView(machine, compared, layout, whole, tiles)
 
 
-def _style_target(machine: Machine, settings: Settings, image: np.ndarray, *, relative: bool) -> Any:
+def _style_target(machine: Machine, settings: Settings, layout: Layout, image: np.ndarray, *, relative: bool) -> Any:
     engine, style_loss, taps = machine.engine, machine.objective.style_loss, settings.style_layers
-    tiles = _tiles(machine, settings, image.shape[:2])
+    tiles = _tiles(machine, layout, image.shape[:2], 0)
     if len(tiles) <= 1:
         features = machine.extract(engine.tensor(image[None]))
         sums = engine.array(objective.style_sums(engine.ops, style_loss, features, taps))
     else:
+        fields = machine.anatomy.fields
 
         def measure(tile: tiling.Tile) -> Any:
-            given = {"content": {}, "styles": [{tap: {} for tap in taps}], "owned": tile.owned(machine.fields)}
+            given = {"content": {}, "styles": [{tap: {} for tap in taps}], "owned": tile.owned(fields)}
             return engine.array(machine.measure(engine.tensor(tile.cut(image[None])), engine.tensor(given)))
 
         sums = {tap: parts[0] for tap, parts in tiling.add_up(tiles, measure)["style"].items()}
@@ -203,17 +250,17 @@ def _features(
         for tap in taps:
             part = machine.engine.array(seen[tap])
             if tap not in whole:
-                size = [field.positions(image.shape[i]) for i, field in enumerate(machine.fields[tap])]
+                size = [field.positions(image.shape[i]) for i, field in enumerate(machine.anatomy.fields[tap])]
                 whole[tap] = np.zeros((1, *size, part.shape[3]), np.float32)
-            tile.paste(whole[tap], part, machine.fields[tap])
+            tile.paste(whole[tap], part, machine.anatomy.fields[tap])
     return whole
 
 
-def _tiles(machine: Machine, settings: Settings, shape: tuple[int, int]) -> list[tiling.Tile]:
+def _tiles(machine: Machine, layout: Layout, shape: tuple[int, int], margin: int) -> list[tiling.Tile]:
     """The tiles of a picture of that shape; none where it is looked at as a whole."""
-    if not isinstance(settings.tile, int):
+    if layout.tile is None:
         return []
-    return tiling.tiles(shape, settings.tile, machine.fields)
+    return tiling.tiles(shape, layout.tile, machine.anatomy.fields, margin)
 
 
 def machine(settings: Settings, taps: tuple[str, ...]) -> Machine:
@@ -283,16 +330,38 @@ def _built(
         provenance=provenance,
         evaluate=engine.evaluator(extract, loss),
         idle=[],
-        find_fields=backbones.fields(loaded, taps),
+        look=backbones.anatomy(loaded, taps),
     )
 
 
+def less(machine: Machine, settings: Settings, layout: Layout, canvas: tuple[int, int], error: Exception) -> Layout:
+    """What to go on with after an error, if that was that memory ran out.
+
+    Raises: RunError if there is nothing left to try, the error itself if it was another.
+    """
+    if not ran_out(machine, error):
+        raise error
+    smaller = layouts.smaller(layout, canvas) if settings.tile == "auto" else None
+    try:
+        possible = smaller is not None and machine.anatomy is not None
+    except GraphError:
+        possible = False
+    if smaller is None or not possible:
+        raise RunError("out of memory; use a smaller size or tile, or precision=bfloat16") from None
+    return smaller
+
+
+def ran_out(machine: Machine, error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
+    return isinstance(error, MemoryError) or machine.engine.out_of_memory(error)
+
+
 @contextmanager
-def memory(engine: Any) -> Iterator[None]:
-    """Says so where memory runs out."""
+def memory_errors(machine: Machine) -> Iterator[None]:
+    """Where memory runs out meanwhile, an error that says so and what to do."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, MemoryError) or engine.out_of_memory(error):
-            raise RunError("out of memory; use a smaller size, or precision=bfloat16") from None
+        if ran_out(machine, error):
+            raise RunError("out of memory; use a smaller size or tile, or precision=bfloat16") from None
         raise

@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from stylekeras import memory
 from stylekeras.errors import SettingsError, nearest
 
 BACKBONES = ("vgg19", "vgg16")
@@ -87,6 +88,7 @@ class Settings:
     weights: str = _option("auto", "A weight set (auto, imagenet, offline, random) or a file.")
     engine: str = _option("auto", "What computes.")
     tile: str | int = _option("auto", "Pixels a side that are looked at at a time; 'none' for all.")
+    memory: int | None = _option(None, "Most memory to take, such as 8GB; all that is free if not given.")
     precision: str = _option("auto", "Arithmetic inside the backbone; losses and the picture are always float32.")
 
     def __post_init__(self) -> None:
@@ -223,6 +225,12 @@ def _min_size(name: str, value: Any) -> int | None:
     return _integer(32, 65536)(name, value)
 
 
+def _memory(name: str, value: Any) -> int | None:
+    if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
+        return None
+    return memory.parse(value)
+
+
 def _tile(name: str, value: Any) -> str | int:
     if isinstance(value, str) and value.strip().lower() in ("auto", "none"):
         return value.strip().lower()
@@ -305,6 +313,7 @@ _CLEAN: dict[str, Callable[[str, Any], Any]] = {
     "seed": _integer(0, 2**32 - 1),
     "backbone": _backbone,
     "tile": _tile,
+    "memory": _memory,
 }
 
 

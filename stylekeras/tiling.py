@@ -83,6 +83,15 @@ Fields = Mapping[str, tuple[Field, Field]]
 _PIXELS = Field()
 
 
+class Anatomy(NamedTuple):
+    """What tiles and memory depend on: the taps' `fields`, and in numbers for each pixel of the picture how many each
+    tap has (`densities`) and the whole network as far as the deepest tap (`activations`)."""
+
+    fields: Fields
+    densities: Mapping[str, float]
+    activations: float
+
+
 class Tile(NamedTuple):
     """A part of a picture of `shape` (h, w): its windows along both axes."""
 
@@ -123,24 +132,26 @@ class Tile(NamedTuple):
         return masks
 
 
-def tiles(shape: tuple[int, int], size: int, fields: Fields) -> list[Tile]:
-    """A picture of `shape` (h, w) as tiles that own at most `size` pixels a side, or the least there can be.
+def tiles(shape: tuple[int, int], size: int, fields: Fields, margin: int = 0) -> list[Tile]:
+    """A picture of `shape` (h, w) as tiles that own about `size` pixels a side, or the least there can be.
+
+    As many as without a `margin` on each of its sides, which the outer ones own too.
 
     Returns: one tile, of the whole picture, where that is no larger than a tile with its halo would be.
     """
-    axes = [windows(shape[i], size, [pair[i] for pair in fields.values()]) for i in range(2)]
+    axes = [windows(shape[i], size, [pair[i] for pair in fields.values()], margin) for i in range(2)]
     return [Tile(rows, columns, shape) for rows in axes[0] for columns in axes[1]]
 
 
-def windows(length: int, size: int, fields: Sequence[Field]) -> list[Window]:
-    """Tiles along one axis: windows of one size that begin on multiples of the stride, the last one at the end."""
+def windows(length: int, size: int, fields: Sequence[Field], margin: int = 0) -> list[Window]:
+    """`tiles` along one axis: windows of one size that begin on multiples of the stride, the last one at the end."""
     stride = math.lcm(*(field.stride for field in fields))
     # The first position that a tile owns must not see pixels before its window; the last none behind it, nor may total
     # variation, which looks at the next pixel.
     before = _up(max(field.low for field in fields), stride)
     behind = max(1, *(field.high - field.stride + 1 for field in fields))
     whole = max(1, length // stride)
-    count = math.ceil(whole / max(1, size // stride))
+    count = min(whole, math.ceil((length - 2 * margin) / size))
     bounds = [i * whole // count * stride for i in range(count)] + [length]
     spans = [
         (max(0, start - before), stop if stop == length else min(length, stop + behind))

@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 
 from stylekeras import color, images, machines, objective, pyramid
 from stylekeras.errors import DivergedError, SettingsError, nearest
+from stylekeras.layout import Layout
 from stylekeras.progress import Evaluation, Progress
 from stylekeras.settings import INITS, Settings, Style
 
@@ -62,17 +64,22 @@ def iterate(
     Returns: an iterator over the steps of all scales. Inputs are read and checked before it is returned.
     Raises: as `stylize`; DivergedError while iterating.
     """
+    made, sizes = problem(content, styles, settings)
+    if resume is not None:
+        _check_resume(resume, made, sizes)
+    return _run(made, sizes, resume)
+
+
+def problem(content: Any, styles: Any, settings: Settings) -> tuple[Problem, list[int]]:
+    """A run's inputs, read and checked, and the longest sides of its scales; see `iterate`."""
     _check_settings(settings)
     start = _load_start(settings.init)
     if content is None and _sequence(styles) and (settings.init == "content" or settings.colors != "style"):
         raise SettingsError("without a content image, init must be noise, style or a picture, and colors style")
     if settings.init == "style" and not _sequence(styles):
         raise SettingsError("init=style needs a style image")
-    problem = _prepare(content, styles, settings, settings.size, start)
-    sizes = pyramid.sizes(problem.shape, settings.size, settings.min_size)
-    if resume is not None:
-        _check_resume(resume, problem, sizes)
-    return _run(problem, sizes, resume)
+    made = _prepare(content, styles, settings, settings.size, start)
+    return made, pyramid.sizes(made.shape, settings.size, settings.min_size)
 
 
 def loss_and_gradient(image: Any, content: Any, styles: Any, settings: Settings = DEFAULTS) -> Evaluation:
@@ -85,9 +92,9 @@ def loss_and_gradient(image: Any, content: Any, styles: Any, settings: Settings 
     _check_settings(settings)
     picture = images.load_image(image, name="image")
     problem = _prepare(content, styles, settings, max(picture.shape))
-    engine = problem.machine.engine
-    with machines.memory(engine):
-        view = _view(problem, picture.shape[:2], margin=0)
+    with machines.memory_errors(problem.machine):
+        shape = picture.shape[:2]
+        view = _view(problem, shape, 0, _layout(problem, shape, 0))
         found = view.evaluate(view.host.tensor(picture[None]), problem.weights)
         loss, terms, gradient = view.host.array(found)
     terms = {name: float(value) for name, value in terms.items()}
@@ -95,7 +102,7 @@ def loss_and_gradient(image: Any, content: Any, styles: Any, settings: Settings 
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Problem:
     """Everything about a run that does not change with the scale.
 
     `shape` is the photo's, (h, w); `start` a picture to start from, of any size, if that is not the photo or noise.
@@ -110,7 +117,7 @@ class _Problem:
     weights: Any
 
 
-def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start: np.ndarray | None = None) -> _Problem:
+def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start: np.ndarray | None = None) -> Problem:
     photo = None if content is None else images.load_image(content, name="content")
     painted = [style if isinstance(style, Style) else Style(style) for style in _sequence(styles)]
     paintings = [images.load_image(style.image, name=f"style {i + 1}") for i, style in enumerate(painted)]
@@ -136,7 +143,7 @@ def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start:
         raise SettingsError("all weights of the content and of the style are 0: nothing to optimize for")
     taps = [*(settings.content_layers if photo is not None else ()), *(settings.style_layers if paintings else ())]
     machine = machines.machine(settings, tuple(dict.fromkeys(taps)))
-    return _Problem(
+    return Problem(
         settings=settings,
         content=photo,
         styles=list(zip(paintings, painted, strict=True)),
@@ -168,10 +175,12 @@ def _reduce(image: np.ndarray, longest: int) -> np.ndarray:
     return images.fit(image, longest) if max(image.shape) > longest else image
 
 
-def _identity(problem: _Problem, sizes: list[int]) -> dict[str, Any]:
+def _identity(problem: Problem, sizes: list[int]) -> dict[str, Any]:
     """What has to be the same for a state to go on."""
+    chosen = problem.settings.to_dict()
     return {
-        "settings": problem.settings.to_dict(),
+        # How it is looked at may change, to another machine's memory.
+        "settings": {name: value for name, value in chosen.items() if name not in ("tile", "memory")},
         "precision": problem.machine.provenance["precision"],
         "sizes": list(sizes),
         "shape": list(problem.shape),
@@ -179,7 +188,7 @@ def _identity(problem: _Problem, sizes: list[int]) -> dict[str, Any]:
     }
 
 
-def _check_resume(resume: Mapping[str, Any], problem: _Problem, sizes: list[int]) -> None:
+def _check_resume(resume: Mapping[str, Any], problem: Problem, sizes: list[int]) -> None:
     missing = {"run", "scale", "step", "last", "optimizer", "terms", "moved"} - set(resume)
     if missing:
         raise SettingsError(f"resume: not a Progress.state; it lacks {', '.join(sorted(missing))}")
@@ -193,20 +202,28 @@ def _check_resume(resume: Mapping[str, Any], problem: _Problem, sizes: list[int]
         raise SettingsError(f"resume: the state is of another run: its {name} is {other.get(name)}, not {inner[name]}")
 
 
-def _view(problem: _Problem, shape: tuple[int, int], *, margin: int) -> machines.View:
-    """What the picture of that shape, with a margin around it, is compared with."""
-    photo = None
-    if problem.content is not None:
-        photo = _mirror(images.resize(problem.content, *shape), margin)
+def _layout(problem: Problem, shape: tuple[int, int], margin: int) -> Layout:
+    """Whether the picture of that shape, with a margin around it, is looked at in tiles."""
+    canvas, content = _canvas(shape, margin), problem.content is not None
+    return machines.layout(problem.machine, problem.settings, canvas, margin, content=content)
+
+
+def _canvas(shape: tuple[int, int], margin: int) -> tuple[int, int]:
+    return shape[0] + 2 * margin, shape[1] + 2 * margin
+
+
+def _view(problem: Problem, shape: tuple[int, int], margin: int, layout: Layout) -> machines.View:
+    """What that picture is compared with."""
+    machine, settings, content = problem.machine, problem.settings, problem.content
+    photo = None if content is None else _mirror(images.resize(content, *shape), margin)
     paintings = [
         images.fit(image, max(round(max(shape) * style.scale), pyramid.smallest_longest(image.shape[:2])))
         for image, style in problem.styles
     ]
-    canvas = (shape[0] + 2 * margin, shape[1] + 2 * margin)
-    return machines.view(problem.machine, problem.settings, canvas, photo, paintings)
+    return machines.view(machine, settings, layout, _canvas(shape, margin), margin, photo, paintings)
 
 
-def _run(problem: _Problem, sizes: list[int], resume: Mapping[str, Any] | None) -> Iterator[Progress]:
+def _run(problem: Problem, sizes: list[int], resume: Mapping[str, Any] | None) -> Iterator[Progress]:
     began = time.perf_counter()
     picture: np.ndarray | None = None
     for scale in range(resume["scale"] if resume else 0, len(sizes)):
@@ -215,7 +232,7 @@ def _run(problem: _Problem, sizes: list[int], resume: Mapping[str, Any] | None) 
 
 
 def _scale(
-    problem: _Problem,
+    problem: Problem,
     sizes: list[int],
     scale: int,
     picture: np.ndarray | None,
@@ -223,33 +240,26 @@ def _scale(
     began: float,
 ) -> Generator[Progress, None, np.ndarray]:
     """The steps of one scale, from the picture of the one before or from a state. Returns: its picture."""
-    settings, machine = problem.settings, problem.machine
+    settings = problem.settings
     shape = pyramid.shape_at(problem.shape, sizes[scale])
     photo = None
     if settings.colors == "luminance" and problem.content is not None:
         photo = images.resize(problem.content, *shape)
-    with machines.memory(machine.engine):
-        view = _view(problem, shape, margin=settings.margin)
-    with view.loop() as loop:
-        with machines.memory(machine.engine):
-            if resume is not None:
-                loop.restore(resume["optimizer"], resume["terms"])
-            else:
-                loop.start(_first_state(problem, view.host, shape, picture))
+    painter = _Painter(problem, shape)
+    try:
+        painter.start(picture, resume)
         done = resume["step"] if resume is not None else 0
         moved: list[float] = resume["moved"] if resume is not None else []
         steps = pyramid.steps_at(settings.steps, scale)
         not_finite = 0
         for step in range(done + 1, done + 1 if resume is not None and resume["last"] else steps + 1):
-            with machines.memory(machine.engine):
-                evaluated, loss, terms, change = loop.step(view.targets, problem.weights)
+            evaluated, loss, terms, change = painter.step()
             not_finite = 0 if math.isfinite(evaluated) else not_finite + 1
             if not math.isfinite(loss) or not_finite >= _NOT_FINITE_IN_A_ROW:
                 raise DivergedError(
                     f"the loss became {evaluated} at step {step} of {shape[1]}x{shape[0]}; try smaller weights, "
                     "precision=float32 or optimizer=lbfgs"
                 )
-            frozen = loop.state
             moved = [*moved[1 - _STEADY :], change]
             last = step == steps or (len(moved) == _STEADY and sum(moved) < settings.tolerance)
             place = {"scale": scale, "step": step, "last": last, "terms": terms, "moved": moved}
@@ -263,13 +273,92 @@ def _scale(
                 loss=loss,
                 terms=dict(terms),
                 seconds=time.perf_counter() - began,
-                provenance=machine.provenance,
-                _image=partial(_image, settings, loop, frozen, photo),
-                _state=partial(_state, view.host, frozen, {"run": _identity(problem, sizes), **place}),
+                provenance=painter.provenance,
+                _image=partial(_image, settings, painter.loop, painter.state, photo),
+                _state=partial(_state, painter.view.host, painter.state, {"run": _identity(problem, sizes), **place}),
             )
             if last:
                 break
-        return _cut(view.host.array(loop.image)[0], settings.margin)
+        return painter.picture()
+    finally:
+        painter.stop()
+
+
+Step = tuple[float, float, dict[str, float], float]
+
+
+class _Painter:
+    """The optimizer at one scale; where memory runs out, it goes on in smaller tiles from where it was.
+
+    `view` is what the picture is compared with, `loop` the optimizer, `state` its state before the next step.
+    """
+
+    def __init__(self, problem: Problem, shape: tuple[int, int]) -> None:
+        self._problem = problem
+        self._shape = shape
+        self._terms: Mapping[str, float] = {}
+        self._notes: list[str] = []
+        self._held = ExitStack()
+        self.state: Any = None
+        self._layout = _layout(problem, shape, problem.settings.margin)
+        self._look()
+
+    def start(self, picture: np.ndarray | None, resume: Mapping[str, Any] | None) -> None:
+        """Begin with the picture of the scale before (None: there was none), or where a state left off."""
+        if resume is not None:
+            self.loop.restore(resume["optimizer"], resume["terms"])
+            self._terms = resume["terms"]
+        else:
+            with machines.memory_errors(self._problem.machine):
+                self.loop.start(_first_state(self._problem, self.view.host, self._shape, picture))
+        self.state = self.loop.state
+
+    def step(self) -> Step:
+        """As that of a loop."""
+        while True:
+            try:
+                found: Step = self.loop.step(self.view.targets, self._problem.weights)
+                break
+            except Exception as error:
+                fields = self.view.host.array(self.state)._asdict()
+                self._shrink(error)
+                self._look()
+                self.loop.restore(fields, self._terms)
+        self.state, self._terms = self.loop.state, found[2]
+        return found
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The machine's, with what is this scale's own."""
+        made_by, layout = self._problem.machine.provenance, self.view.layout
+        tile = {} if layout.tile is None else {"tile": layout.tile, "tiles": self.view.parts, "disk": layout.on_disk}
+        return {**made_by, **tile, "notes": [*made_by["notes"], *self._notes]}
+
+    def picture(self) -> np.ndarray:
+        """The picture so far, (h, w, 3)."""
+        return _cut(self.view.host.array(self.loop.image)[0], self._problem.settings.margin)
+
+    def stop(self) -> None:
+        """Let go of everything."""
+        self._held.close()
+        self.state = None
+
+    def _look(self) -> None:
+        """Make view and loop."""
+        while True:
+            try:
+                self.view = _view(self._problem, self._shape, self._problem.settings.margin, self._layout)
+                self.loop = self._held.enter_context(self.view.loop())
+                return
+            except Exception as error:
+                self._shrink(error)
+
+    def _shrink(self, error: Exception) -> None:
+        """Take a smaller layout if that may help against an error, which is raised if not."""
+        height, width = self._shape
+        self._layout = machines.less(self._problem.machine, self._problem.settings, self._layout, self._shape, error)
+        self._held.close()
+        self._notes.append(f"memory ran out at {width}x{height}: from there on in tiles of {self._layout.tile} px")
 
 
 def _image(settings: Settings, loop: Any, frozen: Any, photo: np.ndarray | None) -> np.ndarray:
@@ -283,7 +372,7 @@ def _state(host: Any, frozen: Any, rest: Mapping[str, Any]) -> Mapping[str, Any]
     return {**rest, "optimizer": {name: np.array(value) for name, value in host.array(frozen)._asdict().items()}}
 
 
-def _first_state(problem: _Problem, host: Any, shape: tuple[int, int], picture: np.ndarray | None) -> Any:
+def _first_state(problem: Problem, host: Any, shape: tuple[int, int], picture: np.ndarray | None) -> Any:
     """The optimizer's state at the start of a scale, from the picture of the one before if there was one."""
     before = _start(problem, shape) if picture is None else picture
     canvas = _mirror(images.resize(before, *shape, linear=False), problem.settings.margin)
@@ -291,7 +380,7 @@ def _first_state(problem: _Problem, host: Any, shape: tuple[int, int], picture: 
     return problem.machine.optimizer.init(host.ops, host.tensor(canvas[None]), clip=problem.settings.clip, **options)
 
 
-def _start(problem: _Problem, shape: tuple[int, int]) -> np.ndarray:
+def _start(problem: Problem, shape: tuple[int, int]) -> np.ndarray:
     """The picture before the first step, (h, w, 3) in [0, 1]."""
     settings = problem.settings
     random = np.random.default_rng(settings.seed)
@@ -308,7 +397,7 @@ def _start(problem: _Problem, shape: tuple[int, int]) -> np.ndarray:
     return np.clip(image, 0.0, 1.0).astype(np.float32)
 
 
-def _options(problem: _Problem, host: Any, canvas: np.ndarray, *, first: bool) -> dict[str, Any]:
+def _options(problem: Problem, host: Any, canvas: np.ndarray, *, first: bool) -> dict[str, Any]:
     """What the optimizer is told beforehand, of a run's first scale or of a later one that starts at `canvas`."""
     settings = problem.settings
     if settings.optimizer == "adam":

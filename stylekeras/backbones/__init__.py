@@ -56,31 +56,39 @@ def load(
     return dataclasses.replace(loaded, card=_preprocessed(loaded.card, preprocessing))
 
 
-def fields(network: Weights | NetworkFile, taps: Iterable[str]) -> Callable[[], tiling.Fields]:
-    """A function that gives the taps' fields. It does not hold on to the weights.
+def anatomy(network: Weights | NetworkFile, taps: Iterable[str]) -> Callable[[], tiling.Anatomy]:
+    """A function that gives a network's anatomy. It does not hold on to the weights.
 
     It raises: GraphError if a file's network has layers that look at all of a picture.
     """
     if isinstance(network, Weights):
-        return functools.partial(_vgg_fields, network.backbone, tuple(taps))
-    return functools.partial(_file_fields, network, tuple(taps))
+        return functools.partial(vgg_anatomy, network.backbone, tuple(taps))
+    return functools.partial(_file_anatomy, network, tuple(taps))
 
 
-def _vgg_fields(backbone: str, taps: Iterable[str]) -> tiling.Fields:
-    found, field, block = {}, tiling.Field(), "block1"
-    for name in weight_sets.CHANNELS[backbone]:
+def vgg_anatomy(backbone: str, taps: Iterable[str]) -> tiling.Anatomy:
+    """VGG's, cut after the deepest tap."""
+    names = list(dict.fromkeys(taps))
+    last = weight_sets.deepest(backbone, names)
+    found, field, block, numbers, channels = {}, tiling.Field(), "block1", 0.0, 0
+    for name, width in weight_sets.CHANNELS[backbone].items():
         if name[:6] != block:
             block = name[:6]
             field = field.through(2, 2)
-        field = field.through(3, 1, 1, 1)
+            numbers += channels / field.stride**2
+        field, channels = field.through(3, 1, 1, 1), width
+        numbers += channels / field.stride**2
         found[name] = field, field
-    return {tap: found[tap] for tap in taps}
+        if name == last:
+            break
+    densities = {tap: weight_sets.CHANNELS[backbone][tap] / found[tap][0].stride ** 2 for tap in names}
+    return tiling.Anatomy({tap: found[tap] for tap in names}, densities, numbers)
 
 
-def _file_fields(network: NetworkFile, taps: Iterable[str]) -> tiling.Fields:
+def _file_anatomy(network: NetworkFile, taps: Iterable[str]) -> tiling.Anatomy:
     from stylekeras.graphs import file
 
-    return file.fields(network.path, taps)
+    return file.anatomy(network.path, taps)
 
 
 def _load_file(path: Path, weights: str, preprocessing: str) -> NetworkFile:

@@ -4,6 +4,7 @@ An engine module has `sees_gpu()` and `Engine(precision)`, an object with
 
 - `ops`: the namespace (NumPy's names) that objective and optimizers are written in;
 - `name`, `version`, `device`, `precision`: what it runs on, in words;
+- `footprint`: what it takes of memory (stylekeras/layout.py);
 - `reads_onnx`: whether `backbone` takes a network from an ONNX file;
 - `out_of_memory(error)`: whether that is what its framework raises when memory runs out;
 - `backbone(weights, taps, pooling, padding) -> image -> {tap: features}`;

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from stylekeras.engines import Loop, Objective, cores, keras_on, precision_of
+from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
 
 keras = keras_on("jax")
@@ -28,6 +29,8 @@ class Engine:
     version = jax.__version__
     ops = keras.ops
     reads_onnx = False
+
+    footprint = Footprint(fixed=1.20e09, activations=3.0, in_tiles=3.0)
 
     def __init__(self, precision: str) -> None:
         # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.

@@ -11,6 +11,7 @@ import onnxruntime
 from stylekeras.engines import cannot_run, cores, precision_of
 from stylekeras.errors import RunError
 from stylekeras.graphs.engine import GraphEngine, Run
+from stylekeras.layout import Footprint
 
 _GPU = "CUDAExecutionProvider"
 
@@ -25,6 +26,8 @@ class Engine(GraphEngine):
 
     name = "onnxruntime"
     version = onnxruntime.__version__
+
+    footprint = Footprint(fixed=6.50e08, activations=5.7, in_tiles=7.8)
 
     def __init__(self, precision: str) -> None:
         self.precision = precision_of(self.name, precision, "float32")

@@ -10,6 +10,7 @@ import openvino
 from stylekeras.engines import cannot_run, cores, multiplies_bfloat16, precision_of
 from stylekeras.errors import RunError
 from stylekeras.graphs.engine import GraphEngine, Run
+from stylekeras.layout import Footprint
 
 # Compiled models that are kept: one for each size, those used last.
 _SIZES = 4
@@ -25,6 +26,8 @@ class Engine(GraphEngine):
 
     name = "openvino"
     version = openvino.__version__.partition("-")[0]
+
+    footprint = Footprint(fixed=7.20e08, activations=3.2, in_tiles=4.8)
 
     def __init__(self, precision: str) -> None:
         self._core = openvino.Core()

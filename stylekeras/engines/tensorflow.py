@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from stylekeras import engines
 from stylekeras.engines import Objective, Taps, cores, keras_on, precision_of
+from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
 
 keras = keras_on("tensorflow")
@@ -40,6 +41,8 @@ class Engine:
     version = tf.__version__
     ops = keras.ops
     reads_onnx = False
+
+    footprint = Footprint(fixed=9.50e08, activations=2.2, in_tiles=1.3)
 
     def __init__(self, precision: str) -> None:
         tf.config.experimental.enable_tensor_float_32_execution(False)

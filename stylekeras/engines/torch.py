@@ -11,6 +11,7 @@ import torch
 
 from stylekeras import trees
 from stylekeras.engines import Loop, Objective, Taps, cores, keras_on, precision_of
+from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
 
 keras = keras_on("torch")
@@ -28,6 +29,8 @@ class Engine:
     version = torch.__version__
     ops = keras.ops
     reads_onnx = False
+
+    footprint = Footprint(fixed=1.50e09, activations=2.7, in_tiles=2.7)
 
     def __init__(self, precision: str) -> None:
         # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.

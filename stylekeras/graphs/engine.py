@@ -15,6 +15,7 @@ from stylekeras.backbones import NetworkFile
 from stylekeras.engines import Loop
 from stylekeras.graphs import store
 from stylekeras.host import Host
+from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -30,6 +31,7 @@ class GraphEngine(Host):
     version: str
     device: str
     precision: str
+    footprint: Footprint
     reads_onnx = True
 
     def prepare(self, graph: bytes, *, often: bool) -> Run:

@@ -99,19 +99,29 @@ def taps(
     return made
 
 
-def fields(path: str | os.PathLike[str], names: Iterable[str]) -> tiling.Fields:
-    """What the taps of a file see of a picture; `names` as for `taps`.
+def anatomy(path: str | os.PathLike[str], names: Iterable[str]) -> tiling.Anatomy:
+    """That of a file's network, cut after its taps; `names` as for `taps`.
 
-    Raises: GraphError if a tap sees all of it, or it cannot be told.
+    Raises: GraphError if something in it sees all of a picture, or it cannot be told.
     """
-    model = _opened(read(path), Path(path))
-    chosen = _chosen(model, Path(path), names)
+    path = Path(path)
+    model = _opened(read(path), path)
+    chosen = _chosen(model, path, names)
     cut = _cut(model, {tap.name: tap for tap in chosen.values()})
     try:
         seen = reach.fields(cut)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from None
-    return {name: seen[tap.name] for name, tap in chosen.items()}
+    densities = {
+        tap.name: tap.channels / (seen[tap.name][0].stride * seen[tap.name][1].stride)
+        for tap in _found(model).values()
+        if tap.name in seen
+    }
+    return tiling.Anatomy(
+        {name: seen[tap.name] for name, tap in chosen.items()},
+        {name: densities[tap.name] for name, tap in chosen.items()},
+        sum(densities.values()),
+    )
 
 
 def _opened(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:

@@ -24,6 +24,9 @@ import numpy as np
 from stylekeras import spectrum
 
 HISTORY = 12
+# Of its own size that it holds at most while it updates, the history's among them.
+HISTORY_PICTURES = 2 * HISTORY
+PICTURES = HISTORY_PICTURES + 11
 GUARD = 1e-4
 # Root mean square change of the first step, in units of the picture's range: about one grey level.
 FIRST_LENGTH = 0.004

@@ -1,0 +1,206 @@
+"""Memory: what there is, and what a picture is made to fit into."""
+
+import re
+
+import numpy as np
+import pytest
+from fakes import scene
+
+import stylekeras as sk
+from stylekeras import backbones, engines, machines, memory
+from stylekeras import layout as layouts
+from stylekeras.host import Host, HostOnDisk
+from stylekeras.layout import Footprint, Layout, Need
+from stylekeras.optimizers import lbfgs
+
+_TAPS = ["block1_conv1", "block4_conv2", "block5_conv1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [("8GB", 8_000_000_000), ("1.5 GiB", 3 << 29), ("900m", 900_000_000), ("2000000", 2_000_000), (5e6, 5_000_000)],
+)
+def test_a_budget_as_text(given, wanted):
+    assert memory.parse(given) == wanted
+    assert sk.Settings(memory=given).memory == wanted
+
+
+@pytest.mark.parametrize("given", ["8XB", "", "GB", "-4GB", 0, -1, "1kB", True, float("nan"), float("inf"), [8]])
+def test_a_budget_that_is_none(given):
+    with pytest.raises(sk.SettingsError, match="memory="):
+        sk.Settings(memory=given)
+
+
+def test_no_budget():
+    assert sk.Settings().memory is None
+    assert sk.Settings(memory="none").memory is None
+
+
+def test_text_is_read_back():
+    assert [memory.text(size) for size in (2.34e9, 5e6)] == ["2.3GB", "5MB"]
+    assert memory.parse(memory.text(2.3e9)) == 2_300_000_000
+
+
+def test_what_this_process_has_grows():
+    before = memory.resident()
+    held = np.ones(20_000_000)
+    assert memory.resident() - before > 0.9 * held.nbytes
+    assert memory.budget() > memory.resident()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_container_s_limit(tmp_path, monkeypatch, version):
+    proc, groups = tmp_path / "proc", tmp_path / "groups"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:   8000000 kB\n")
+    (proc / "self/statm").write_text("1000 500 0 0 0 0 0\n")
+    if version == 1:
+        (proc / "self/cgroup").write_text("5:cpu:/other\n9:memory:/outer/inner\n0::/\n")
+        folder, names = groups / "memory/outer", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    else:
+        (proc / "self/cgroup").write_text("0::/outer/inner\n")
+        folder, names = groups / "outer", ("memory.max", "memory.current")
+    monkeypatch.setattr(memory, "_PROC", proc)
+    monkeypatch.setattr(memory, "_CGROUPS", groups)
+    assert memory._free_in_machine() == 8_000_000 * 1024
+    assert memory._free_in_cgroup() is None
+    (folder / "inner").mkdir(parents=True)
+    # The inner group has no limit of its own, the outer one has.
+    for place, most in ((folder / "inner", "max" if version == 2 else str(2**63 - 4096)), (folder, "3000")):
+        (place / names[0]).write_text(most + "\n")
+        (place / names[1]).write_text("1000\n")
+        (place / "memory.stat").write_text("anon 5\ninactive_file 400\n")
+    assert memory._free_in_cgroup() == 3000 - 1000 + 400
+    resident = memory.resident()
+    assert memory.budget() == int(resident + 0.9 * 2400)
+
+
+# --- what fits ------------------------------------------------------------------------------------------------------
+
+
+def _need(side, **changes):
+    anatomy = backbones.vgg_anatomy("vgg19", _TAPS)
+    return Need(Footprint(5e8, 3.0, 4.0), anatomy, (side, side), 8, 8.0, 37, 24)._replace(**changes)
+
+
+def test_vgg_s_numbers_by_hand():
+    anatomy = backbones.vgg_anatomy("vgg16", ["block2_conv1"])
+    assert anatomy.activations == 64 + 64 + 64 / 4 + 128 / 4
+    assert anatomy.densities == {"block2_conv1": 32}
+    # 37 pictures of 12 bytes, 3 times 176 numbers of 4 bytes.
+    need = Need(Footprint(1e6, 3.0, 4.0), anatomy, (100, 80), pictures=37)
+    assert layouts.peak(need, Layout()) == 1e6 + 8000 * (3 * 4 * 176 + 12 * 37)
+
+
+def test_the_whole_if_it_fits_then_tiles_then_the_disk():
+    need = _need(2064)
+    whole = layouts.peak(need, Layout())
+    assert layouts.choose(need, "auto", None) == Layout()
+    assert layouts.choose(need, "auto", int(whole) + 1) == Layout()
+    found = [layouts.choose(need, "auto", int(share * whole)) for share in (0.99, 0.5, 0.25, 0.15, 0.1)]
+    assert found[0].tile is not None
+    costs = [layouts.work(need, layout) + 0.15 * layout.on_disk for layout in found]
+    assert costs == sorted(costs)
+    assert not found[0].on_disk
+    assert found[-1].on_disk
+    for share, layout in zip((0.99, 0.5, 0.25, 0.15, 0.1), found, strict=True):
+        assert layouts.peak(need, layout) <= share * whole
+    with pytest.raises(sk.SettingsError, match="2064x2064 pixels take") as caught:
+        layouts.choose(need, "auto", int(6e8))
+    least = memory.parse(re.search(r"take (\S+) of", str(caught.value))[1])
+    assert layouts.choose(need, "auto", int(least * 1.05)).on_disk
+
+
+def test_what_is_asked_for_is_done():
+    need = _need(2064)
+    assert layouts.choose(need, "none", 10**6) == Layout()
+    assert layouts.choose(need, 512, None) == Layout(512)
+    assert layouts.choose(need, 512, 10**6) == Layout(512, on_disk=True)
+
+
+def test_smaller_and_smaller():
+    layout, sides = Layout(on_disk=True), []
+    while (layout := layouts.smaller(layout, (700, 1300))) is not None:
+        assert layout.on_disk
+        sides.append(layout.tile)
+    assert sides == [512, 256, 128, 64, 32, 16]
+
+
+def test_every_engine_says_what_it_takes():
+    for name in engines.ORDER:
+        if not engines.missing(name) and engines._keras_is_free(name):
+            found = engines.load(name, "float32").footprint
+            assert 1e8 < found.fixed < 4e9
+            assert 1 < found.activations < 10
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+_LAYERS = {"content_layers": "block2_conv2=1", "style_layers": "block1_conv1=1,block2_conv1=2"}
+
+
+def _run(callback=None, **changes):
+    random = np.random.default_rng(4)
+    options = {"size": 80, "min_size": 56, "steps": (3, 5), "backbone": "vgg16", "weights": "random", **_LAYERS}
+    chosen = sk.Settings(**{**options, "engine": "onnxruntime", **changes})
+    return list(sk.iterate(scene(random, 64, 80), scene(random, 64, 64), chosen))
+
+
+def test_a_history_on_disk_is_the_same_history(rng):
+    image, gradients = rng.random((1, 9, 7, 3)).astype("f4"), rng.normal(size=(30, 1, 9, 7, 3)).astype("f4")
+    found = []
+    for host in (Host(), HostOnDisk()):
+        state = lbfgs.init(host.ops, host.tensor(image))
+        for i, noise in enumerate(gradients):
+            gradient = state.image - 0.3 + 0.1 * noise
+            state = lbfgs.update(host.ops, state, np.float32(30 - i), gradient)
+        found.append(host.array(state._replace(steps=(), flats=())))
+        assert sum(isinstance(picture, np.memmap) for picture in state.steps) == (12 if len(found) == 2 else 0)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_budget_decides(monkeypatch):
+    steps = _run(memory="900MB")
+    assert "tile" not in steps[-1].provenance
+    fixed = 6.6e8
+    monkeypatch.setattr(engines.load("onnxruntime", "float32").__class__, "footprint", Footprint(fixed, 20.0, 20.0))
+    machines._built.cache_clear()
+    tight = _run(memory="695MB")
+    machines._built.cache_clear()
+    assert tight[-1].provenance["tile"] < 80
+    assert np.abs(tight[-1].image - steps[-1].image).mean() < 2 / 255
+    with pytest.raises(sk.SettingsError, match=r"take .* of memory at least, and there are 2MB; use a smaller size"):
+        _run(memory="2MB")
+
+
+def test_where_memory_runs_out_the_run_goes_on_in_tiles(monkeypatch):
+    expected = _run()
+    machines._built.cache_clear()
+    calls = []
+    taps = ("block2_conv2", "block1_conv1", "block2_conv1")
+    engine = machines.machine(sk.Settings(backbone="vgg16", weights="random", engine="onnxruntime", **_LAYERS), taps)
+    loop = engine.engine.loop
+
+    def failing(*arguments):
+        made = loop(*arguments)
+        step = made.step
+
+        def fail(targets, weights):
+            calls.append(1)
+            if len(calls) == 6:
+                raise MemoryError
+            return step(targets, weights)
+
+        made.step = fail
+        return made
+
+    monkeypatch.setattr(engine.engine, "loop", failing, raising=False)
+    found = _run()
+    machines._built.cache_clear()
+    assert len(found) == len(expected)
+    assert "tile" not in found[4].provenance
+    assert found[5].provenance["tile"] == 32
+    assert found[5].provenance["notes"][-1] == "memory ran out at 80x64: from there on in tiles of 32 px"
+    np.testing.assert_array_equal(found[4].image, expected[4].image)
+    assert np.abs(found[-1].image - expected[-1].image).mean() < 1 / 255

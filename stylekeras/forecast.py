@@ -49,7 +49,7 @@ class Scale:
         steps: at most.
         tile: the side of its tiles, None if it is looked at as a whole.
         tiles: how many.
-        on_disk: whether the optimizer's history is.
+        on_disk: whether the optimizer's pictures are.
         memory: bytes at the highest, None if that is not known.
         seconds_per_step: None without a calibration.
     """
@@ -92,7 +92,7 @@ class Plan:
         height, width = last.size
         parts = [f"{width}x{height} in {len(self.scales)} scales, at most {steps} steps"]
         if last.tile is not None:
-            parts.append(f"{last.tiles} tiles of {last.tile} px{' with the history on disk' if last.on_disk else ''}")
+            parts.append(f"{last.tiles} tiles of {last.tile} px{' with the optimizer on disk' if last.on_disk else ''}")
         if self.memory is not None:
             parts.append(f"about {memory.text(self.memory)} of memory")
         if self.seconds is not None:

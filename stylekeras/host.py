@@ -24,12 +24,24 @@ class Host:
         """A nested structure as NumPy arrays."""
         return trees.transform(np.asarray, value)
 
+    def keep(self, state: Any) -> Any:
+        """An optimizer's state as it is kept between its steps."""
+        return state
+
 
 class HostOnDisk(Host):
-    """NumPy, with the optimizer's history in temporary files: it is read twice and written once a step."""
+    """NumPy, with the pictures of an optimizer's state in temporary files between its steps."""
 
     def __init__(self) -> None:
         self.ops = _OnDisk()
+
+    def keep(self, state: Any) -> Any:
+        """The state with its pictures on disk."""
+        moved: dict[int, Any] = {}  # several fields may be one picture
+        for value in state:
+            if isinstance(value, np.ndarray) and value.ndim == 4 and value.size > 3 and id(value) not in moved:
+                moved[id(value)] = on_disk(value)
+        return type(state)(*(moved.get(id(value), value) for value in state))
 
 
 class _OnDisk:
@@ -39,8 +51,16 @@ class _OnDisk:
         return getattr(arrays, name)
 
     def remember(self, pictures: Sequence[Any], picture: Any) -> tuple[Any, ...]:
-        """The history without its oldest picture and with a new one, in a file that goes when it is forgotten."""
-        # Written, not mapped and then filled: a full disk is an error then, and not the end of the process.
-        with tempfile.TemporaryFile(prefix="stylekeras-") as file:
-            np.ascontiguousarray(picture).tofile(file)
-            return (*pictures[1:], np.memmap(file, picture.dtype, "r", shape=picture.shape))
+        """The history without its oldest picture and with a new one."""
+        return (*pictures[1:], on_disk(picture))
+
+
+def on_disk(array: np.ndarray) -> np.ndarray:
+    """A copy of an array in a temporary file, which goes when the copy is forgotten. Raises: OSError."""
+    if isinstance(array, np.memmap):
+        return array
+    # Written, not mapped and then filled: a full disk is an error then, and not the end of the process.
+    with tempfile.TemporaryFile(prefix="stylekeras-") as file:
+        np.ascontiguousarray(array).tofile(file)
+        file.flush()
+        return np.memmap(file, array.dtype, "r", shape=array.shape)

@@ -15,7 +15,7 @@ from stylekeras.errors import SettingsError
 PIXEL, NUMBER = 12, 4
 # Sides of tiles, those tried first that waste least on halos.
 SIDES = (4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32, 16)
-# What a history on disk costs, in steps.
+# What pictures on disk cost, in steps.
 _DISK = 0.15
 # A step forward is a third of one forward and back, and tiles are looked at twice.
 _TWICE = 4 / 3
@@ -34,7 +34,7 @@ class Need(NamedTuple):
     """What a picture of a run takes, as far as memory is concerned.
 
     `canvas` is its (h, w) with the `margin`; `kept` the density of the photo's features that tiles keep (see
-    `tiling.Anatomy`); `pictures` of its size the optimizer holds, `history` of them a history that may lie on disk.
+    `tiling.Anatomy`); `pictures` of its size the optimizer holds, `stored` of them on disk where a layout says so.
     """
 
     footprint: Footprint
@@ -43,11 +43,11 @@ class Need(NamedTuple):
     margin: int = 0
     kept: float = 0.0
     pictures: int = 0
-    history: int = 0
+    stored: int = 0
 
 
 class Layout(NamedTuple):
-    """How a picture is looked at, whole (`tile` None) or in tiles of that side; if its history is `on_disk`."""
+    """How a picture is looked at, whole (`tile` None) or in tiles of that side; if the optimizer is `on_disk`."""
 
     tile: int | None = None
     on_disk: bool = False
@@ -58,8 +58,8 @@ def peak(need: Need, layout: Layout) -> float:
     pixels, seen = _area(need.canvas), _area(window(need, layout))
     factor = need.footprint.activations if layout.tile is None else need.footprint.in_tiles
     network = factor * need.anatomy.activations * NUMBER * seen
-    held = need.pictures - (need.history if layout.on_disk else 0)
-    kept = 0.0 if layout.tile is None else need.kept * NUMBER * pixels
+    held = need.pictures - (need.stored if layout.on_disk else 0)
+    kept = 0.0 if layout.tile is None or layout.on_disk else need.kept * NUMBER * pixels
     return need.footprint.fixed + network + held * PIXEL * pixels + kept
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from stylekeras import backbones, engines, memory, objective, optimizers, style_losses, tiling
 from stylekeras import layout as layouts
 from stylekeras.errors import EngineError, GraphError, RunError
-from stylekeras.host import Host, HostOnDisk
+from stylekeras.host import Host, HostOnDisk, on_disk
 from stylekeras.layout import Layout, Need
 from stylekeras.settings import Settings
 
@@ -150,7 +150,7 @@ class TiledView(View):
         def advance(state: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
             loss, terms, gradient = self.evaluate(state.image, weights)
             with np.errstate(all="ignore"):  # a trial that is not finite is rejected
-                return loss, terms, optimizer.update(host.ops, state, loss, gradient)
+                return loss, terms, host.keep(optimizer.update(host.ops, state, loss, gradient))
 
         yield engines.Loop(host, optimizer, advance)
 
@@ -168,9 +168,8 @@ def need(machine: Machine, settings: Settings, canvas: tuple[int, int], margin: 
         canvas,
         margin,
         kept,
-        # And the photo in that size, twice where a margin is put around it.
-        optimizer.PICTURES + 2,
-        optimizer.HISTORY_PICTURES,
+        optimizer.PICTURES,
+        optimizer.ON_DISK,
     )
 
 
@@ -218,6 +217,8 @@ def view(
             seen = objective.content_target(machine.engine.ops, features, settings.content_layers, relative=relative)
         return View(machine, {"content": seen, "styles": targets}, Layout())
     whole = {} if content is None else _features(machine, tiles, content, settings.content_layers)
+    if layout.on_disk:
+        whole = {tap: on_disk(found) for tap, found in whole.items()}
     scales = {tap: {"scale": objective.content_scale(found, relative=relative)} for tap, found in whole.items()}
     compared = machine.engine.tensor({"content": scales, "styles": targets})
     return TiledView(machine, compared, layout, whole, tiles)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 _FIRST, _SECOND, _EPSILON = 0.9, 0.99, 1e-8
 _AVERAGE = 0.99
-# Of its own size that it holds at most while it updates.
-HISTORY_PICTURES = 0
+# Of its own size that it holds at most while it updates, and those of them that may lie on disk.
 PICTURES = 8
+ON_DISK = 4
 
 
 class State(NamedTuple):

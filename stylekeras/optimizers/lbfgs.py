@@ -24,9 +24,9 @@ import numpy as np
 from stylekeras import spectrum
 
 HISTORY = 12
-# Of its own size that it holds at most while it updates, the history's among them.
-HISTORY_PICTURES = 2 * HISTORY
-PICTURES = HISTORY_PICTURES + 11
+# Of its own size that it holds at most while it updates, and those of them that may lie on disk.
+PICTURES = 2 * HISTORY + 11
+ON_DISK = 2 * HISTORY + 4
 GUARD = 1e-4
 # Root mean square change of the first step, in units of the picture's range: about one grey level.
 FIRST_LENGTH = 0.004
@@ -103,26 +103,49 @@ def init(
 
 def update(ops: Any, state: State, loss: Any, gradient: Any) -> State:
     """Take or reject the trial `state.image`, given its loss and gradient, and set the next trial."""
-    step = state.image - state.base
-    # Not above 0: the projection on [0, 1] may turn a trial uphill.
-    expected = ops.minimum(ops.sum(step * state.gradient), 0.0)
+    expected, length = _tried(ops, state)
     first = ops.logical_not(ops.isfinite(state.loss))
     finite = ops.logical_and(ops.isfinite(loss), ops.isfinite(ops.sum(ops.abs(gradient))))
     # Any decrease, not a share of the slope (Armijo): what is lower is never thrown away.
     accepted = ops.logical_and(finite, ops.logical_or(first, loss < state.loss))
     clear = ops.logical_and(ops.logical_not(accepted), state.rejections >= PATIENCE)
     fresh = ops.logical_or(accepted, clear)
-
-    def taken(new: Any, old: Any) -> Any:
-        return ops.where(accepted, new, old)
-
-    base, base_gradient = taken(state.image, state.base), taken(gradient, state.gradient)
-    flat = ops.cond(accepted, lambda: _flatten(ops, state, gradient), lambda: state.flat)
     moved = ops.logical_and(accepted, ops.logical_not(first))
-    free = ops.cond(state.clip, lambda: _free(ops, base, base_gradient), lambda: ops.ones_like(base))
-    slope = base_gradient * free
-    change = gradient - state.gradient
-    history, along = _remember(ops, state, step, change, flat - state.flat, slope, moved, clear)
+    now = _turned(ops, state, gradient, first, accepted, clear)
+    # The minimum of the parabola through the base's loss and slope and the trial's loss, kept within [0.1, 0.5].
+    rise = ops.where(finite, loss - state.loss - expected, 1.0)
+    shorter = ops.where(finite, ops.clip(-0.5 * expected / ops.maximum(rise, 1e-30), 0.1, 0.5), 0.1)
+    share = ops.where(fresh, 1.0, state.length * shorter)
+    trial = now.base + share * now.direction
+    return now._replace(
+        image=ops.cond(state.clip, lambda: ops.clip(trial, 0.0, 1.0), lambda: trial),
+        loss=ops.where(accepted, loss, state.loss),
+        accepted=accepted,
+        moved=ops.where(moved, length, 0.0),
+        length=share,
+        rejections=ops.where(fresh, 0.0, state.rejections + 1.0),
+    )
+
+
+# Pictures may be as large as memory: these functions end where what they hold is no longer needed.
+
+
+def _tried(ops: Any, state: State) -> tuple[Any, Any]:
+    """Of the step to the trial, what its slope promised of the loss, and its length (root mean square)."""
+    step = state.image - state.base
+    # Not above 0: the projection on [0, 1] may turn a trial uphill.
+    return ops.minimum(ops.sum(step * state.gradient), 0.0), ops.sqrt(ops.mean(ops.square(step)))
+
+
+def _turned(ops: Any, state: State, gradient: Any, first: Any, accepted: Any, clear: Any) -> State:
+    """The state with the base and the history after an evaluation, and the direction from there."""
+    fresh, moved = ops.logical_or(accepted, clear), ops.logical_and(accepted, ops.logical_not(first))
+    base = ops.where(accepted, state.image, state.base)
+    base_gradient = ops.where(accepted, gradient, state.gradient)
+    flat = ops.cond(accepted, lambda: _flatten(ops, state, gradient), lambda: state.flat)
+    free = ops.cond(state.clip, lambda: _free(ops, base, base_gradient), lambda: ops.ones_like(base, dtype="bool"))
+    slope = ops.where(free, base_gradient, 0.0)
+    history, along = _remember(ops, state, gradient, flat, slope, moved, clear)
     any_pair = ops.max(history.steps_changes) > 0
     first_length = state.first_length * ops.where(ops.logical_and(moved, ops.logical_not(any_pair)), 2.0, 1.0)
     first_length = ops.where(clear, FIRST_LENGTH, first_length)
@@ -130,22 +153,12 @@ def update(ops: Any, state: State, loss: Any, gradient: Any) -> State:
 
     told = ops.cond(first, lambda: ops.sum(state.direction * slope) < 0, lambda: first)
     keep = ops.logical_or(told, ops.logical_not(fresh))
-    # A pixel that is held stays, whatever the history says.
-    direction = ops.cond(keep, lambda: state.direction, lambda: free * _direction(ops, now, slope, along, any_pair))
-    # The minimum of the parabola through the base's loss and slope and the trial's loss, kept within [0.1, 0.5].
-    rise = ops.where(finite, loss - state.loss - expected, 1.0)
-    shorter = ops.where(finite, ops.clip(-0.5 * expected / ops.maximum(rise, 1e-30), 0.1, 0.5), 0.1)
-    length = ops.where(fresh, 1.0, state.length * shorter)
-    trial = base + length * direction
-    return now._replace(
-        image=ops.cond(state.clip, lambda: ops.clip(trial, 0.0, 1.0), lambda: trial),
-        loss=taken(loss, state.loss),
-        accepted=accepted,
-        moved=ops.where(moved, ops.sqrt(ops.mean(ops.square(step))), 0.0),
-        direction=direction,
-        length=length,
-        rejections=ops.where(fresh, 0.0, state.rejections + 1.0),
-    )
+
+    def turned() -> Any:
+        # A pixel that is held stays, whatever the history says.
+        return ops.where(free, _direction(ops, now, slope, along, any_pair), 0.0)
+
+    return now._replace(direction=ops.cond(keep, lambda: state.direction, turned))
 
 
 def result(ops: Any, state: State) -> Any:
@@ -154,9 +167,9 @@ def result(ops: Any, state: State) -> Any:
 
 
 def _free(ops: Any, image: Any, gradient: Any) -> Any:
-    """1 where a pixel may move, 0 where it lies on a bound of [0, 1] and would be pushed out."""
+    """Whether a pixel may move, and does not lie on a bound of [0, 1] and would be pushed out."""
     held = ops.logical_or(ops.logical_and(image <= 0.0, gradient > 0.0), ops.logical_and(image >= 1.0, gradient < 0.0))
-    return ops.where(held, 0.0, 1.0)
+    return ops.logical_not(held)
 
 
 def _flatten(ops: Any, state: State, gradient: Any) -> Any:
@@ -166,18 +179,20 @@ def _flatten(ops: Any, state: State, gradient: Any) -> Any:
 
 
 def _remember(
-    ops: Any, state: State, step: Any, change: Any, flat_change: Any, slope: Any, moved: Any, clear: Any
+    ops: Any, state: State, gradient: Any, flat: Any, slope: Any, moved: Any, clear: Any
 ) -> tuple[State, tuple[Any, Any]]:
-    """Append the pair (step, change) if the picture moved along positive curvature; forget all if `clear`.
+    """Append the step to `state.image`, where the gradient is `gradient` and P times it `flat`, and what changed there,
+    if the picture moved along positive curvature; forget all if `clear`.
 
     Returns: the state, and the inner products of its steps and of its flats with `slope`.
     """
+    step, change = state.image - state.base, gradient - state.gradient
     curvature = ops.sum(step * change)
     sizes = ops.sqrt(ops.sum(ops.square(step)) * ops.sum(ops.square(change)))
     good = ops.logical_and(moved, curvature > GUARD * sizes)
 
     def appended() -> tuple[Any, ...]:
-        steps, flats = _append(ops, state.steps, step), _append(ops, state.flats, flat_change)
+        steps, flats = _append(ops, state.steps, step), _append(ops, state.flats, flat - state.flat)
         above, steps_slope = _dots(ops, steps, change, slope)
         square, flats_slope = _dots(ops, flats, change, slope)
         steps_changes = _border(ops, state.steps_changes, above, ops.zeros_like(above))
@@ -226,12 +241,15 @@ def _direction(ops: Any, state: State, slope: Any, along: tuple[Any, Any], any_p
     flat = ops.cond(state.clip, lambda: _flatten(ops, state, slope), lambda: state.flat)
     newton = scale * flat + _mix(ops, -scale * alphas, state.flats) + _mix(ops, ops.stack(gamma), state.steps)
     # While there is no pair all coefficients are 0 and newton is P slope.
-    steepest = ops.where(any_pair, slope, newton)
-    norm = ops.sqrt(ops.sum(ops.square(steepest)))
-    root_count = ops.sqrt(ops.sum(ops.ones_like(slope)))
-    steepest = steepest * (state.first_length * root_count / ops.maximum(norm, 1e-30))
-    downhill = ops.sum(newton * slope) > 0
-    return -ops.where(ops.logical_and(any_pair, downhill), newton, steepest)
+    downhill = ops.logical_and(any_pair, ops.sum(newton * slope) > 0)
+    return ops.cond(downhill, lambda: -newton, lambda: _of_first_length(ops, state, ops.where(any_pair, slope, newton)))
+
+
+def _of_first_length(ops: Any, state: State, slope: Any) -> Any:
+    """Along -slope, as long as the first step."""
+    # Root mean square of pixels; the mean of nothing but zeros is no length.
+    norm = ops.maximum(ops.sqrt(ops.mean(ops.square(slope))), 1e-30)
+    return slope * (-state.first_length / norm)
 
 
 def _border(ops: Any, matrix: Any, column: Any, row: Any) -> Any:

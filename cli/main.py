@@ -13,7 +13,7 @@ import typer
 
 import stylekeras as sk
 
-from . import demo, display, doctor, evaluate, export, reconstruct, sheet, stylize, weights
+from . import demo, display, doctor, evaluate, export, plan, reconstruct, replay, resume, sheet, stylize, weights
 from .signals import terminable
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
@@ -77,8 +77,11 @@ def _interruptible(command: Callable[..., int]) -> Callable[..., int]:
 
 for _command in (
     stylize.stylize,
+    resume.resume,
+    replay.replay,
     reconstruct.reconstruct,
     evaluate.evaluate,
+    plan.plan,
     sheet.sheet,
     demo.demo,
     doctor.doctor,

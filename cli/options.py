@@ -50,9 +50,11 @@ _METAVARS = {
     "content_layers": "TAPS",
     "init": "|".join((*INITS, "FILE")),
     "min_size": "N",
+    "memory": "SIZE",
     "preset": "NAME",
     "steps": "N,N,...",
     "style_layers": "TAPS",
+    "tile": "auto|none|N",
     "weights": "|".join((*WEIGHTS, "FILE")),
 }
 

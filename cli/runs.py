@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from stylekeras.images import check_output
 from stylekeras.settings import INITS
 from stylekeras.weights import CHANNELS, nearest_layer
 
+from .checkpoints import Keeper
 from .display import Display, Schedule, interrupted, strict
 from .signals import noticed, uninterrupted
 
@@ -52,14 +54,35 @@ class Outcome:
     Attributes:
         image: The last good picture (h, w, 3), None if there is none.
         progress: The last good step, if any.
+        done: Its number over all scales.
         recipe: Of `image`.
         error: What ended the run, if something did: a KeyboardInterrupt, our own error, or a bug's.
     """
 
     image: Any = None
     progress: sk.Progress | None = None
+    done: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)
     error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class Before:
+    """What there was of a run before it is gone on with.
+
+    Attributes:
+        state: Of its last step; None for a run that begins anew.
+        done: Steps over all scales.
+        seconds: They took.
+        check: Called with the provenance of the first step after it, and raises if that is not as it has to be.
+        until: The steps over all scales after which to stop; None for all of them.
+    """
+
+    state: Mapping[str, Any] | None = None
+    done: int = 0
+    seconds: float = 0.0
+    check: Callable[[Mapping[str, Any]], object] | None = None
+    until: int | None = None
 
 
 class Pictures:
@@ -136,10 +159,17 @@ def schedule(settings: sk.Settings, shape: tuple[int, int]) -> Schedule:
     return [(*pyramid.shape_at(shape, size), pyramid.steps_at(settings.steps, i)) for i, size in enumerate(sizes)]
 
 
-def numbered(output: str, every: int, scales: Schedule, *, overwrite: bool) -> Callable[[int], str]:
+def numbered(
+    output: str,
+    every: int,
+    scales: Schedule,
+    *,
+    overwrite: bool,
+    ours: Callable[[str], bool] = lambda path: False,
+) -> Callable[[int], str]:
     """The names of `--save-every`: total steps done -> a path beside `output`.
 
-    Raises: OutputError if one of them exists, unless `overwrite`.
+    Raises: OutputError if one of them exists, unless `overwrite` or it is `ours`.
     """
     path, total = Path(output), sum(steps for _, _, steps in scales)
     digits = max(4, len(str(total)))
@@ -148,8 +178,40 @@ def numbered(output: str, every: int, scales: Schedule, *, overwrite: bool) -> C
         return str(path.with_name(f"{path.stem}-{done:0{digits}}{path.suffix}"))
 
     for done in range(every, total + 1, every):
-        check_output(name(done), overwrite=overwrite)
+        check_output(name(done), overwrite=overwrite or (os.path.exists(name(done)) and ours(name(done))))
     return name
+
+
+def watching(
+    job: Job,
+    display: Display,
+    output: str,
+    save_every: int | None,
+    keeper: Keeper | None,
+    *,
+    overwrite: bool,
+    ours: Callable[[str], bool] = lambda path: False,
+) -> Callable[[int, sk.Progress], None]:
+    """What `follow` calls after each step: writes the pictures of `--save-every` and the checkpoints.
+
+    Args:
+        ours: Whether an existing file is this run's, and so may be replaced.
+
+    Raises: OutputError if a picture of `--save-every` exists, unless `overwrite`.
+    """
+    name = None if save_every is None else numbered(output, save_every, job.schedule, overwrite=overwrite, ours=ours)
+
+    def watch(done: int, progress: sk.Progress) -> None:
+        if name is not None and save_every is not None and done % save_every == 0:
+            path, made_by = name(done), recipe_of(job, done, progress)
+            try:
+                sk.save_image(path, progress.image, overwrite=overwrite or ours(path), recipe=made_by)
+            except sk.StyleKerasError as error:  # the run's own picture is still to come
+                display.warning(str(error))
+        if keeper is not None:
+            keeper.watch(done, progress)
+
+    return watch
 
 
 def follow(
@@ -159,6 +221,8 @@ def follow(
     title: str = "",
     extra: Mapping[str, Any] | None = None,
     watch: Callable[[int, sk.Progress], None] | None = None,
+    before: Before | None = None,
+    plan: bool = False,
 ) -> Outcome:
     """Run a job to its end, an error's or an interruption's, showing each step.
 
@@ -166,27 +230,39 @@ def follow(
         title: What the progress bar calls it.
         extra: Goes into its JSON events.
         watch: Called with the number of steps done over all scales, and the step.
+        before: What there was of it already.
+        plan: Whether to say first what it will need; its time only if `plan` has been asked for one like it.
     """
-    extra = dict(extra or {})
+    extra, before = dict(extra or {}), before or Before()
+    options = {} if before.state is None else {"resume": before.state}
     # An average of iterates (Adam) can be bad one step before the loss shows it; the best picture (L-BFGS) cannot, and
     # its state is large.
     seen: deque[tuple[int, sk.Progress]] = deque(maxlen=1 if job.settings.optimizer == "lbfgs" else 2)
-    outcome, done = Outcome(), 0
+    outcome, done = Outcome(), before.done
     try:
         with noticed() as check_interrupted, display.progress(job.schedule, title) as run:
-            for progress in sk.iterate(job.content, list(job.styles), job.settings):
+            if plan and not display.quiet:
+                display.message(f"plan: {sk.plan(job.content, list(job.styles), job.settings, calibrate=False)}")
+            for step in sk.iterate(job.content, list(job.styles), job.settings, **options):
+                progress = dataclasses.replace(step, seconds=before.seconds + step.seconds) if before.seconds else step
                 done += 1
+                first = done == before.done + 1
+                if first and before.check is not None:
+                    before.check(progress.provenance)
                 seen.append((done, progress))
-                if done == 1:
-                    _start(job, display, progress, extra)
-                if progress.step == 1:
+                if first:
+                    _start(job, display, progress, {**extra, "resumed": before.done} if before.done else extra)
+                if first or progress.step == 1:
                     place = {"scale": progress.scale, "scales": progress.scales}
                     display.event("scale", **extra, **place, size=progress.size, steps=progress.steps)
+                display.notes(progress.provenance["notes"])  # memory may run out at any step
                 _step(display, progress, extra)
                 run.step(progress)
                 if watch is not None:
                     watch(done, progress)
                 check_interrupted()
+                if done == before.until:
+                    break
     except (KeyboardInterrupt, Exception) as error:
         outcome.error = error
     with uninterrupted():  # it takes a moment, and is all that is left to do
@@ -194,7 +270,8 @@ def follow(
             done, progress = seen.pop()
             image = progress.image
             if np.isfinite(image).all():
-                outcome.image, outcome.progress, outcome.recipe = image, progress, recipe_of(job, done, progress)
+                outcome.image, outcome.progress, outcome.done = image, progress, done
+                outcome.recipe = recipe_of(job, done, progress)
             elif outcome.error is None:
                 outcome.error = sk.DivergedError(
                     "the picture became NaN or infinite at the last step; try smaller weights or learning_rate"
@@ -210,27 +287,42 @@ def finish(
     overwrite: bool,
     extra: Mapping[str, Any] | None = None,
     saved: Callable[[str], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> int:
     """Save the picture of a run, whole or so far, and say so.
 
     Args:
         extra: Goes into the JSON event.
         saved: Called with the picture's path once it is there.
+        keeper: Of the run's checkpoints: one more is written if it ends early, and none is left if it does not.
 
     Returns: the exit code. Raises: what ended the run, if that was an error.
     """
     if outcome.image is None:
         if isinstance(outcome.error, KeyboardInterrupt):
-            return _stopped(None, display)
+            return _stopped(None, display, keeper)
         raise outcome.error or sk.RunError("the schedule has no step")
     with uninterrupted():
-        written = save(output, outcome.image, outcome.recipe, overwrite=overwrite)
+        try:
+            written = save(output, outcome.image, outcome.recipe, overwrite=overwrite)
+        except sk.RunError as error:
+            if outcome.error is not None and not isinstance(outcome.error, KeyboardInterrupt):
+                display.message(f"it failed: {outcome.error}", always=True)
+            _keep(outcome, display, keeper)
+            if keeper is None or not keeper.done:
+                raise
+            raise sk.RunError(f"{error}; {keeper.left()} -o FILE") from error
         if saved is not None:
             saved(written)
-    if isinstance(outcome.error, KeyboardInterrupt):
-        return _stopped(written, display)
+        if isinstance(outcome.error, KeyboardInterrupt):
+            _keep(outcome, display, keeper)
+            return _stopped(written, display, keeper)
+        if keeper is not None and outcome.error is None:
+            keeper.remove()
     if outcome.error is not None:
         display.message(f"it failed; the last good picture is in {written}", always=True)
+        if keeper is not None and keeper.done:
+            display.message(keeper.left(), always=True)
         raise outcome.error
     height, width = outcome.image.shape[:2]
     fields = dict(extra or {})
@@ -242,9 +334,23 @@ def finish(
     return 0
 
 
-def _stopped(written: str | None, display: Display) -> int:
-    display.event("interrupted", path=written)
-    interrupted("nothing was written" if written is None else f"the picture so far is in {written}")
+def _keep(outcome: Outcome, display: Display, keeper: Keeper | None) -> None:
+    """A checkpoint of the last good step."""
+    if keeper is not None and outcome.progress is not None:
+        try:
+            keeper.save(outcome.done, outcome.progress)
+        except (sk.StyleKerasError, MemoryError) as error:
+            display.message(f"Warning: {error or 'out of memory: no new checkpoint'}", always=True)
+
+
+def _stopped(written: str | None, display: Display, keeper: Keeper | None) -> int:
+    left = "nothing was written" if written is None else f"the picture so far is in {written}"
+    if keeper is None or not keeper.done:
+        display.event("interrupted", path=written)
+    else:
+        display.event("interrupted", path=written, checkpoint=keeper.path)
+        left = f"{left}; {keeper.left()}"
+    interrupted(left)
     return INTERRUPTED
 
 
@@ -306,10 +412,18 @@ def _step(display: Display, progress: sk.Progress, extra: Mapping[str, Any]) -> 
 
 def recipe_of(job: Job, done: int, progress: sk.Progress) -> dict[str, Any]:
     """The recipe with who made the picture, and how much of the schedule was done: `steps_total` is what it can be."""
+    return _recipe(job, done, progress.provenance, finished=progress.last and progress.scale + 1 == progress.scales)
+
+
+def recipe_of_last(job: Job, done: int, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """As `recipe_of`, after the last step."""
+    return _recipe(job, done, provenance, finished=True)
+
+
+def _recipe(job: Job, done: int, provenance: Mapping[str, Any], *, finished: bool) -> dict[str, Any]:
     total = sum(steps for _, _, steps in job.schedule)
-    finished = progress.last and progress.scale + 1 == progress.scales
-    provenance = {**progress.provenance, "steps_done": done, "steps_total": total, "finished": finished}
-    return {**recipe.build(job.recipe["settings"], None, provenance), "inputs": job.recipe["inputs"]}
+    made_by = {**provenance, "steps_done": done, "steps_total": total, "finished": finished}
+    return {**recipe.build(job.recipe["settings"], None, made_by), "inputs": job.recipe["inputs"]}
 
 
 def recipe_of_a_sheet(

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-import stylekeras as sk
+from stylekeras.settings import INITS
 
+from .checkpoints import Checkpoint, CheckpointEvery
 from .options import Config, Content, Json, Output, Overwrite, Quiet, Styles, Verbose, numbers, settings, with_settings
 
 PerStyle = Annotated[
@@ -42,6 +43,8 @@ def stylize(
     style_weights: PerStyle = None,
     style_scales: Scales = None,
     save_every: Every = None,
+    checkpoint: Checkpoint = None,
+    checkpoint_every: CheckpointEvery = None,
     config: Config = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -59,23 +62,14 @@ def stylize(
 
     from . import runs
     from .chatter import filtered
+    from .checkpoints import keeper
     from .display import Display
 
     check_output(output, overwrite=overwrite, inputs=[content, *styles, chosen.init])
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
         job = runs.prepare(chosen, content, styles, weights, scales)
-        watch = None
-        if save_every is not None:
-            every = save_every
-            name = runs.numbered(output, every, job.schedule, overwrite=overwrite)
-
-            def watch(done: int, progress: Any) -> None:
-                if done % every == 0:
-                    made_by = runs.recipe_of(job, done, progress)
-                    try:
-                        sk.save_image(name(done), progress.image, overwrite=overwrite, recipe=made_by)
-                    except sk.StyleKerasError as error:  # the run's own picture is still to come
-                        display.warning(str(error))
-
-        outcome = runs.follow(job, display, watch=watch)
-        return runs.finish(outcome, output, display, overwrite=overwrite)
+        paths = [content, *styles, *([chosen.init] if chosen.init not in INITS else [])]
+        keep = keeper(checkpoint, checkpoint_every, output, paths, job, overwrite=overwrite, save_every=save_every)
+        watch = runs.watching(job, display, output, save_every, keep, overwrite=overwrite)
+        outcome = runs.follow(job, display, watch=watch, plan=True)
+        return runs.finish(outcome, output, display, overwrite=overwrite, keeper=keep)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stylekeras.errors import (
+        CheckpointError,
         DivergedError,
         EngineError,
         GraphError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         StyleKerasError,
         WeightsError,
     )
+    from stylekeras.forecast import Plan, plan
     from stylekeras.images import load_image, save_image
     from stylekeras.progress import Evaluation, Progress
     from stylekeras.settings import Settings, Style
@@ -34,6 +36,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "errors": (
+        "CheckpointError",
         "DivergedError",
         "EngineError",
         "GraphError",
@@ -45,6 +48,7 @@ _HOMES = {
         "StyleKerasError",
         "WeightsError",
     ),
+    "forecast": ("Plan", "plan"),
     "images": ("load_image", "save_image"),
     "progress": ("Evaluation", "Progress"),
     "settings": ("Settings", "Style"),
@@ -53,12 +57,14 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CheckpointError",
     "DivergedError",
     "EngineError",
     "Evaluation",
     "GraphError",
     "ImageError",
     "OutputError",
+    "Plan",
     "Progress",
     "RequestError",
     "RunError",
@@ -70,6 +76,7 @@ __all__ = [
     "iterate",
     "load_image",
     "loss_and_gradient",
+    "plan",
     "save_image",
     "stylize",
 ]

@@ -30,6 +30,10 @@ class OutputError(RequestError):
     """An output file cannot be written where it was asked for."""
 
 
+class CheckpointError(RequestError):
+    """A checkpoint is missing, damaged, or of another run or version."""
+
+
 class WeightsError(RequestError):
     """A weight set is missing, damaged, or does not fit the backbone."""
 

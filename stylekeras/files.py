@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from stylekeras.errors import OutputError
 
@@ -53,17 +56,39 @@ def write(target: Path, *parts: bytes) -> None:
 
     Raises: OSError.
     """
-    temporary = target.with_name(f".stylekeras-{secrets.token_hex(8)}.tmp")
+    with replacing(target) as stream:
+        for part in parts:
+            stream.write(part)
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[BinaryIO]:
+    """As `write`, for what is too large to be in memory as bytes: a stream that becomes the file at the end.
+
+    If an exception leaves the context, an old file stays as it is. Raises: OSError.
+    """
+    temporary = target.with_name(f"{_mark(target)}{secrets.token_hex(8)}.tmp")
     try:
         # Opened plainly, not by `tempfile`, so that the file gets the permissions the user's umask asks for.
         with temporary.open("xb") as stream:
-            for part in parts:
-                stream.write(part)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())  # a rename must not overtake the data, and a network disk reports "full" here
         temporary.replace(target)
     finally:  # also on Ctrl-C; after the rename there is nothing left to remove
         temporary.unlink(missing_ok=True)
+
+
+def sweep(target: Path) -> None:
+    """Remove the temporary files that processes which were killed left behind while they wrote `target`."""
+    for temporary in target.parent.glob(f"{_mark(target)}*.tmp"):
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _mark(target: Path) -> str:
+    """How the names of the temporary files of `target` begin: short, since its own name may be as long as can be."""
+    return f".stylekeras-{hashlib.sha256(target.name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}-"
 
 
 def reason(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from stylekeras import engines, files, machines, memory, pyramid, transfer
 from stylekeras import layout as layouts
 from stylekeras.errors import GraphError
 from stylekeras.graphs import store
+from stylekeras.layout import Layout
 from stylekeras.settings import Settings
 
 DEFAULTS = Settings()
@@ -121,25 +122,24 @@ def plan(content: Any, styles: Any, settings: Settings = DEFAULTS, *, calibrate:
     machine = problem.machine
     speed = _speed(machine, settings, calibrate=calibrate)
     scales = [
-        _scale(problem, pyramid.shape_at(problem.shape, size), pyramid.steps_at(settings.steps, i), speed)
-        for i, size in enumerate(sizes)
+        _scale(problem, pyramid.shape_at(problem.shape, size), layout, pyramid.steps_at(settings.steps, i), speed)
+        for i, (size, layout) in enumerate(zip(sizes, problem.layouts, strict=True))
     ]
     peaks = [scale.memory for scale in scales if scale.memory is not None]
     times = [scale.steps * scale.seconds_per_step for scale in scales if scale.seconds_per_step is not None]
     return Plan(
         scales=tuple(scales),
         memory=max(peaks) if len(peaks) == len(scales) else None,
-        budget=machines.most(machine, settings),
+        budget=problem.memory,
         seconds=sum(times) + len(scales) * speed.scale if speed is not None else None,
         provenance=machine.provenance,
     )
 
 
-def _scale(problem: Any, shape: tuple[int, int], steps: int, speed: Speed | None) -> Scale:
+def _scale(problem: transfer.Problem, shape: tuple[int, int], layout: Layout, steps: int, speed: Speed | None) -> Scale:
     machine, settings = problem.machine, problem.settings
     canvas = (shape[0] + 2 * settings.margin, shape[1] + 2 * settings.margin)
     content = problem.content is not None
-    layout = machines.layout(machine, settings, canvas, settings.margin, content=content)
     needed, work, tiles = None, 1.0, 1
     with contextlib.suppress(GraphError):
         needed = machines.need(machine, settings, canvas, settings.margin, content=content)

@@ -173,8 +173,10 @@ def need(machine: Machine, settings: Settings, canvas: tuple[int, int], margin: 
     )
 
 
-def layout(machine: Machine, settings: Settings, canvas: tuple[int, int], margin: int, *, content: bool) -> Layout:
-    """How a picture of that shape is looked at.
+def layout(
+    machine: Machine, settings: Settings, canvas: tuple[int, int], margin: int, most: int | None, *, content: bool
+) -> Layout:
+    """How a picture of that shape is looked at, in `most` bytes (None: not known).
 
     Raises: SettingsError if it does not fit into the memory there is, GraphError for a network that has no tiles.
     """
@@ -184,7 +186,7 @@ def layout(machine: Machine, settings: Settings, canvas: tuple[int, int], margin
         if isinstance(settings.tile, int):
             raise
         return Layout()
-    return layouts.choose(needed, settings.tile, most(machine, settings))
+    return layouts.choose(needed, settings.tile, most)
 
 
 def most(machine: Machine, settings: Settings) -> int | None:

@@ -66,5 +66,8 @@ class Progress:
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """Enough to go on from here with `iterate(..., resume=state)`: NumPy arrays and plain numbers."""
+        """Enough to go on from here with `iterate(..., resume=state)`: NumPy arrays and plain numbers.
+
+        The arrays, under "optimizer", are copied when they are asked for, one by one; a history may be a tuple of them.
+        """
         return self._state()

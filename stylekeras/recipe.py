@@ -5,6 +5,8 @@ Where it lives: a PNG's iTXt chunk "stylekeras", a TIFF's ImageDescription, a JP
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -37,20 +39,23 @@ def build(
     inputs: (role, image) pairs, e.g. ("content", "photo.jpg"), ("style", array); an image is a path, a PIL image or
         an array. A file is recorded by its name without the folder and the SHA-256 of its bytes, anything else by
         the SHA-256 of its pixels' bytes. None: nothing is recorded.
-    Of a path in the settings `init` and `weights` and in the provenance's `weights_source`, too, only the name is kept.
+    Of a path in the settings `init`, `weights` and `backbone` and in the provenance's `weights_source`, too, only the
+        name is kept.
 
     Returns: {"stylekeras": version, "settings", "inputs": [{"role", "name", "sha256"}], "provenance", "versions"};
-        a version is None where the package is not installed.
+        a version is None where the package is not installed. Among the versions is the processor's: others round
+        differently.
     Raises `RequestError` for an input file that cannot be read or a value that JSON has no word for.
     """
     recipe = {
         KEY: _version("stylekeras"),
-        "settings": _named(settings, "init", "weights"),
+        "settings": _named(settings, "init", "weights", "backbone"),
         "inputs": [{"role": role, **fingerprint(image)} for role, image in inputs or ()],
         "provenance": _named(provenance, "weights_source"),
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in ("numpy", "pillow", "keras", "tensorflow")},
+            "processor": _processor(),
         },
     }
     plain: dict[str, Any] = json.loads(dumps(recipe))
@@ -144,6 +149,17 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+@functools.cache
+def _processor() -> str:
+    """The processor's name."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            key, _, name = line.partition(":")
+            if key.strip() == "model name":
+                return name.strip()
+    return platform.processor() or platform.machine()
 
 
 def _plain(value: Any) -> Any:

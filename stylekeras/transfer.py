@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -79,7 +79,10 @@ def problem(content: Any, styles: Any, settings: Settings) -> tuple[Problem, lis
     if settings.init == "style" and not _sequence(styles):
         raise SettingsError("init=style needs a style image")
     made = _prepare(content, styles, settings, settings.size, start)
-    return made, pyramid.sizes(made.shape, settings.size, settings.min_size)
+    sizes = pyramid.sizes(made.shape, settings.size, settings.min_size)
+    # All are chosen now: what does not fit is found before anything is painted.
+    layouts = [_layout(made, pyramid.shape_at(made.shape, size), settings.margin) for size in sizes]
+    return replace(made, layouts=layouts), sizes
 
 
 def loss_and_gradient(image: Any, content: Any, styles: Any, settings: Settings = DEFAULTS) -> Evaluation:
@@ -105,7 +108,8 @@ def loss_and_gradient(image: Any, content: Any, styles: Any, settings: Settings 
 class Problem:
     """Everything about a run that does not change with the scale.
 
-    `shape` is the photo's, (h, w); `start` a picture to start from, of any size, if that is not the photo or noise.
+    `shape` is the photo's, (h, w); `start` a picture to start from, of any size, if that is not the photo or noise;
+    `memory` what may be taken, None if that is not known; `layouts` how the picture is looked at, at each scale.
     """
 
     settings: Settings
@@ -115,6 +119,8 @@ class Problem:
     shape: tuple[int, int]
     machine: machines.Machine
     weights: Any
+    memory: int | None
+    layouts: Sequence[Layout] = ()
 
 
 def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start: np.ndarray | None = None) -> Problem:
@@ -151,6 +157,7 @@ def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start:
         shape=shape,
         machine=machine,
         weights=machine.engine.tensor(weights),
+        memory=machines.most(machine, settings),
     )
 
 
@@ -198,14 +205,16 @@ def _check_resume(resume: Mapping[str, Any], problem: Problem, sizes: list[int])
     if now != before:
         inner = now["settings"] if now["settings"] != before["settings"] else now
         other = before["settings"] if now["settings"] != before["settings"] else before
-        name = next(name for name in inner if inner[name] != other.get(name))
-        raise SettingsError(f"resume: the state is of another run: its {name} is {other.get(name)}, not {inner[name]}")
+        name = next(name for name in {**inner, **other} if inner.get(name) != other.get(name))
+        raise SettingsError(
+            f"resume: the state is of another run: its {name} is {other.get(name)}, not {inner.get(name)}"
+        )
 
 
 def _layout(problem: Problem, shape: tuple[int, int], margin: int) -> Layout:
     """Whether the picture of that shape, with a margin around it, is looked at in tiles."""
     canvas, content = _canvas(shape, margin), problem.content is not None
-    return machines.layout(problem.machine, problem.settings, canvas, margin, content=content)
+    return machines.layout(problem.machine, problem.settings, canvas, margin, problem.memory, content=content)
 
 
 def _canvas(shape: tuple[int, int], margin: int) -> tuple[int, int]:
@@ -245,7 +254,7 @@ def _scale(
     photo = None
     if settings.colors == "luminance" and problem.content is not None:
         photo = images.resize(problem.content, *shape)
-    painter = _Painter(problem, shape)
+    painter = _Painter(problem, shape, problem.layouts[scale])
     try:
         painter.start(picture, resume)
         done = resume["step"] if resume is not None else 0
@@ -293,14 +302,14 @@ class _Painter:
     `view` is what the picture is compared with, `loop` the optimizer, `state` its state before the next step.
     """
 
-    def __init__(self, problem: Problem, shape: tuple[int, int]) -> None:
+    def __init__(self, problem: Problem, shape: tuple[int, int], layout: Layout) -> None:
         self._problem = problem
         self._shape = shape
         self._terms: Mapping[str, float] = {}
         self._notes: list[str] = []
         self._held = ExitStack()
         self.state: Any = None
-        self._layout = _layout(problem, shape, problem.settings.margin)
+        self._layout = layout
         self._look()
 
     def start(self, picture: np.ndarray | None, resume: Mapping[str, Any] | None) -> None:
@@ -332,7 +341,10 @@ class _Painter:
         """The machine's, with what is this scale's own."""
         made_by, layout = self._problem.machine.provenance, self.view.layout
         tile = {} if layout.tile is None else {"tile": layout.tile, "tiles": self.view.parts, "disk": layout.on_disk}
-        return {**made_by, **tile, "notes": [*made_by["notes"], *self._notes]}
+        # With the same memory a run has the same tiles, and so becomes the same picture to the last bit.
+        tight = self._problem.settings.tile == "auto" and any(other.tile for other in self._problem.layouts)
+        memory = {"memory": self._problem.memory} if tight else {}
+        return {**made_by, **tile, **memory, "notes": [*made_by["notes"], *self._notes]}
 
     def picture(self) -> np.ndarray:
         """The picture so far, (h, w, 3)."""
@@ -368,8 +380,28 @@ def _image(settings: Settings, loop: Any, frozen: Any, photo: np.ndarray | None)
 
 
 def _state(host: Any, frozen: Any, rest: Mapping[str, Any]) -> Mapping[str, Any]:
-    # Copied, and with it a history that is a tuple of pictures becomes one array.
-    return {**rest, "optimizer": {name: np.array(value) for name, value in host.array(frozen)._asdict().items()}}
+    return {**rest, "optimizer": _Fields(host, frozen)}
+
+
+class _Fields(Mapping[str, Any]):
+    """An optimizer's state by field, as NumPy arrays that are copied when they are asked for: together they may not fit
+    into memory a second time. A history may be a tuple of pictures, which nobody writes into."""
+
+    def __init__(self, host: Any, state: Any) -> None:
+        self._host = host
+        self._state = state
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._state._fields:
+            raise KeyError(name)
+        found = self._host.array(getattr(self._state, name))
+        return found if isinstance(found, tuple) else np.array(found)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state._fields)
+
+    def __len__(self) -> int:
+        return len(self._state._fields)
 
 
 def _first_state(problem: Problem, host: Any, shape: tuple[int, int], picture: np.ndarray | None) -> Any:

@@ -39,6 +39,12 @@ def iterate(content, styles, settings, notes=()):
             )
 
 
+def plan(content, styles, settings, *, calibrate):
+    """A plan in words, of nothing."""
+    assert not calibrate
+    return f"{settings.size} px"
+
+
 def scene(rng, height, width):
     """Blobs, an edge and grain: closer to a picture than noise, with flat and busy places."""
     y, x = np.mgrid[0:height, 0:width] / max(height, width)

@@ -11,7 +11,7 @@ import stylekeras as sk
 from stylekeras.cli import display, evaluate, options
 from stylekeras.settings import FIELDS
 
-COMMANDS = ["stylize", "reconstruct", "evaluate", "sheet", "demo", "doctor", "weights"]
+COMMANDS = ["stylize", "resume", "replay", "reconstruct", "evaluate", "sheet", "demo", "doctor", "weights"]
 HEAVY = ("tensorflow", "keras", "numpy", "PIL", "skimage", "h5py")
 
 

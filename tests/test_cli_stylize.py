@@ -53,6 +53,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """No network is run."""
+    monkeypatch.setattr(sk, "plan", fakes.plan)
     monkeypatch.setattr(sk, "iterate", fake_iterate)
 
 
@@ -67,6 +68,7 @@ def stopping(monkeypatch):
                     raise error
                 yield progress
 
+        monkeypatch.setattr(sk, "plan", fakes.plan)
         monkeypatch.setattr(sk, "iterate", stopped)
 
     return stopping
@@ -87,11 +89,12 @@ def test_a_picture_with_its_recipe(run, folder):
     assert (code, out) == (0, "")
     assert size_of("out.png") == (64, 48)
     lines = err.splitlines()
-    assert engines.pick(engines.ORDER) in lines[1]
-    assert "vgg16, weights random" in lines[1]
-    assert lines[2].startswith("scale 1/2, 48x36: 3 steps, loss ")
-    assert lines[3].startswith("scale 2/2, 64x48: 2 steps, loss ")
-    assert lines[4].startswith("wrote out.png (64x48, ")
+    assert lines[1].startswith("plan: 64x48 in 2 scales, at most 5 steps, about ")
+    assert engines.pick(engines.ORDER) in lines[2]
+    assert "vgg16, weights random" in lines[2]
+    assert lines[3].startswith("scale 1/2, 48x36: 3 steps, loss ")
+    assert lines[4].startswith("scale 2/2, 64x48: 2 steps, loss ")
+    assert lines[5].startswith("wrote out.png (64x48, ")
     made = recipe.read("out.png")
     assert sk.Settings(**made["settings"]) == sk.Settings(
         weights="random",
@@ -172,6 +175,7 @@ def test_settings_reach_the_library_in_the_right_order(run, folder, monkeypatch)
         seen.append((content, styles, settings))
         raise sk.RunError("seen")
 
+    monkeypatch.setattr(sk, "plan", fakes.plan)
     monkeypatch.setattr(sk, "iterate", iterate)
     (folder / "my.toml").write_text('preset = "paper"\nsize = 100\nsteps = 7\n')
     options = ["--config", "my.toml", "--size", "64", "--no-clip", "--style-weight", "3"]
@@ -226,6 +230,7 @@ def test_a_wrong_request_is_exit_code_2_and_changes_nothing(run, folder, monkeyp
     def iterate(*_):
         pytest.fail("found too late")
 
+    monkeypatch.setattr(sk, "plan", fakes.plan)
     monkeypatch.setattr(sk, "iterate", iterate)
     before = contents(folder)
     output = [] if "-o" in arguments else ["-o", "out.png"]
@@ -308,6 +313,7 @@ def test_a_recipe_tells_no_folder(run, folder, monkeypatch):
             provenance = {**progress.provenance, "weights_source": str(folder / "my.h5")}
             yield dataclasses.replace(progress, provenance=provenance)
 
+    monkeypatch.setattr(sk, "plan", fakes.plan)
     monkeypatch.setattr(sk, "iterate", iterate)
     options = ["--init", folder / "other.png", "--weights", folder / "my.h5"]
     assert run("stylize", folder / "photo.png", "paint.png", "-o", "out.png", *TINY, *options)[0] == 0
@@ -346,6 +352,7 @@ def test_sigterm_is_an_interruption(run, folder, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         yield from steps
 
+    monkeypatch.setattr(sk, "plan", fakes.plan)
     monkeypatch.setattr(sk, "iterate", terminated)
     assert run("stylize", "photo.png", "paint.png", "-o", "out.png", *TINY)[0] == 130
     assert size_of("out.png") == (48, 36)
@@ -380,6 +387,7 @@ def test_ctrl_c_that_a_framework_swallows(run, folder, monkeypatch):
                 os.kill(os.getpid(), signal.SIGINT)
             yield progress
 
+    monkeypatch.setattr(sk, "plan", fakes.plan)
     monkeypatch.setattr(sk, "iterate", swallowing)
     code, _, err = run("stylize", "photo.png", "paint.png", "-o", "out.png", *TINY)
     assert code == 130
@@ -391,6 +399,7 @@ def test_a_file_that_appears_meanwhile_is_kept_and_so_is_the_picture(run, folder
         yield from fake_iterate(*arguments)
         (folder / "out.png").write_bytes(b"someone else's")
 
+    monkeypatch.setattr(sk, "plan", fakes.plan)
     monkeypatch.setattr(sk, "iterate", late)
     code, _, err = run("stylize", "photo.png", "paint.png", "-o", "out.png", *TINY)
     assert code == 0

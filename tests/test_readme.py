@@ -39,7 +39,8 @@ def test_the_python_examples_run(tmp_path, monkeypatch):
 def test_every_option_it_names_exists():
     from stylekeras.cli.main import app
 
-    commands = ["stylize", "reconstruct", "evaluate", "sheet", "export taps", "export step", "doctor", "demo"]
+    commands = ["stylize", "resume", "replay", "reconstruct", "evaluate", "sheet", "export taps", "export step"]
+    commands += ["doctor", "demo"]
     helps = [CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200"}).output for name in commands]
     known = set(re.findall(r"--[a-z][a-z-]+", " ".join(helps)))
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README + OBJECTIVE)):

@@ -33,9 +33,10 @@ def test_build_lists_what_made_the_picture(tmp_path):
     ]
     assert built["provenance"] == {"seed": 7}
     assert list(built) == ["stylekeras", "settings", "inputs", "provenance", "versions"]
-    assert list(built["versions"]) == ["python", "numpy", "pillow", "keras", "tensorflow"]
+    assert list(built["versions"]) == ["python", "numpy", "pillow", "keras", "tensorflow", "processor"]
     assert built["versions"]["python"] == platform.python_version()
     assert built["versions"]["numpy"] == np.__version__
+    assert built["versions"]["processor"]
     assert "secret folder" not in json.dumps(built)
 
 

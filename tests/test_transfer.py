@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -259,7 +260,7 @@ def test_a_state_is_arrays_and_plain_values():
     state = next(sk.iterate(CONTENT, STYLE, _settings(optimizer="lbfgs"))).state
 
     def leaves(value):
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             return [leaf for item in value.values() for leaf in leaves(item)]
         return [leaf for item in value for leaf in leaves(item)] if isinstance(value, list) else [value]
 
@@ -536,7 +537,9 @@ def test_weights_that_are_all_zero_are_refused():
 
 def test_a_state_of_another_version_is_refused():
     state = next(sk.iterate(CONTENT, STYLE, _settings(optimizer="lbfgs"))).state
-    state["optimizer"]["changes"] = state["optimizer"].pop("flats")
+    fields = dict(state["optimizer"])
+    fields["changes"] = fields.pop("flats")
+    state = {**state, "optimizer": fields}
     with pytest.raises(sk.SettingsError, match="another version of this optimizer"):
         sk.iterate(CONTENT, STYLE, _settings(optimizer="lbfgs"), resume=state)
 

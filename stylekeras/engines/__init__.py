@@ -238,9 +238,17 @@ class Loop:
         self._state, self._terms = None, {}
 
     def restore(self, fields: Mapping[str, Any], terms: Mapping[str, float]) -> None:
-        """Take over a state that was saved as NumPy arrays."""
-        convert = self.engine.ops.convert_to_tensor
-        self.start(self._optimizer.State(**{name: convert(np.asarray(value)) for name, value in fields.items()}))
+        """Take over a state that was saved as NumPy arrays, a history perhaps as a tuple of them."""
+        ops = self.engine.ops
+
+        def taken(value: Any) -> Any:
+            return (
+                value
+                if isinstance(value, tuple) and hasattr(ops, "remember")
+                else ops.convert_to_tensor(np.asarray(value))
+            )
+
+        self.start(self._optimizer.State(**{name: taken(value) for name, value in fields.items()}))
         self._terms = dict(terms)
 
     @property

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from stylekeras import blocks
 from stylekeras.errors import ImageError
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
@@ -81,8 +82,11 @@ def match(image: npt.ArrayLike, reference: npt.ArrayLike) -> Floats:
     root = _matrix_power(covariance, 0.5)
     inverse_root = _matrix_power(covariance, -0.5)
     transform = inverse_root @ _matrix_power(root @ target_covariance @ root, 0.5) @ inverse_root
-    moved = _apply(transform, x - mean.astype(x.dtype)) + target_mean.astype(x.dtype)
-    return np.clip(moved, 0, 1)
+    moved = np.empty(x.shape, x.dtype)
+    for rows in blocks.rows(x.shape):
+        colours = _apply(transform, x[rows] - mean.astype(x.dtype)) + target_mean.astype(x.dtype)
+        np.clip(colours, 0, 1, out=moved[rows])
+    return moved
 
 
 def luminance(stylised: npt.ArrayLike, photo: npt.ArrayLike) -> Floats:
@@ -98,9 +102,12 @@ def luminance(stylised: npt.ArrayLike, photo: npt.ArrayLike) -> Floats:
         raise ImageError(
             f"colours of a {_size(y)} photo for a {_size(x)} picture: resize the photo to the picture first"
         )
-    lab = linear_to_oklab(srgb_to_linear(y))
-    lab[..., 0] = np.clip(linear_to_oklab(srgb_to_linear(x))[..., 0], 0, 1)
-    return np.clip(linear_to_srgb(_displayable(lab)), 0, 1).astype(x.dtype)
+    result = np.empty(x.shape, x.dtype)
+    for rows in blocks.rows(x.shape):
+        lab = linear_to_oklab(srgb_to_linear(y[rows]))
+        lab[..., 0] = np.clip(linear_to_oklab(srgb_to_linear(x[rows]))[..., 0], 0, 1)
+        result[rows] = np.clip(linear_to_srgb(_displayable(lab)), 0, 1)
+    return result
 
 
 def _displayable(lab: Floats) -> Floats:
@@ -139,10 +146,15 @@ def _cube(x: Floats) -> Floats:
 
 def _statistics(image: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Mean (3,) and regularised covariance (3, 3) of an image's colours, in float64."""
-    colours = image.reshape(-1, 3).astype(np.float64)
-    mean = colours.mean(axis=0)
-    centred = colours - mean
-    return mean, centred.T @ centred / len(colours) + EPSILON * np.eye(3)
+    count = image.shape[0] * image.shape[1]
+    total, products = np.zeros(3), np.zeros((3, 3))
+    for rows in blocks.rows(image.shape):
+        total += image[rows].reshape(-1, 3).astype(np.float64).sum(axis=0)
+    mean = total / count
+    for rows in blocks.rows(image.shape):
+        centred = image[rows].reshape(-1, 3).astype(np.float64) - mean
+        products += centred.T @ centred
+    return mean, products / count + EPSILON * np.eye(3)
 
 
 def _matrix_power(matrix: npt.NDArray[np.float64], power: float) -> npt.NDArray[np.float64]:

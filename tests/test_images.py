@@ -656,7 +656,7 @@ def test_an_output_that_is_an_input_is_refused(tmp_path):
     images.check_output(tmp_path / "other.png", inputs=[path])
 
 
-def test_npy_that_is_not_usable(tmp_path, monkeypatch):
+def test_npy_that_is_not_usable(tmp_path):
     path = tmp_path / "bad.npy"
 
     def refused(message):
@@ -681,9 +681,6 @@ def test_npy_that_is_not_usable(tmp_path, monkeypatch):
     refused("cut short")
     path.write_bytes(whole.replace(b"(40, 40, 3)", b"(400000, 400000, 3)"))  # a header that claims 2 TB
     refused("not an array of numbers")
-    path.write_bytes(whole)
-    monkeypatch.setattr(images, "MAX_PIXELS", 1599)
-    refused("more than 1599 pixels")
 
 
 def parse_tiff(data):
@@ -724,7 +721,7 @@ def test_tiff_holds_16_bit_rgb(tmp_path, size, text):
     if text is None:
         assert 270 not in tags
     else:
-        assert tags[270][0] == recipe.dumps(text).encode().ljust(4) + b"\0"
+        assert tags[270][0] == recipe.dumps(text).encode() + b"\0"
     with Image.open(path) as opened:
         assert opened.size == (size[1], size[0])
         assert np.array_equal(np.asarray(opened), pixels >> 8)  # Pillow keeps the upper 8 bits

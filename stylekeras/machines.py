@@ -249,9 +249,11 @@ def _features(
     """The taps of a picture (h, w, 3) that is looked at in tiles, (1, h', w', c) each."""
     whole: dict[str, np.ndarray] = {}
     for tile in tiles:
-        seen = machine.extract(machine.engine.tensor(tile.cut(image[None])))
-        for tap in taps:
-            part = machine.engine.array(seen[tap])
+        features = machine.extract(machine.engine.tensor(tile.cut(image[None])))
+        # All taps together are as large as a step's activations: not kept while the next tile is looked at.
+        parts = {tap: machine.engine.array(features[tap]) for tap in taps}
+        del features
+        for tap, part in parts.items():
             if tap not in whole:
                 size = [field.positions(image.shape[i]) for i, field in enumerate(machine.anatomy.fields[tap])]
                 whole[tap] = np.zeros((1, *size, part.shape[3]), np.float32)

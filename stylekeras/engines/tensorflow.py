@@ -42,7 +42,7 @@ class Engine:
     ops = keras.ops
     reads_onnx = False
 
-    footprint = Footprint(fixed=9.50e08, activations=2.2, in_tiles=1.3)
+    footprint = Footprint(fixed=9.50e08, activations=2.2, in_tiles=2.4)
 
     def __init__(self, precision: str) -> None:
         tf.config.experimental.enable_tensor_float_32_execution(False)

@@ -25,13 +25,16 @@ __all__ = [
     "filter",
     "inner_products",
     "matmul",
+    "mean",
+    "no_history",
     "remember",
     "stop_gradient",
+    "sum",
     "where",
 ]
 
 # Numbers at a time: that many pictures' worth stay in a core's cache, and sums keep their digits.
-_BLOCK = 2**14
+BLOCK = 2**14
 
 
 def cast(value: Any, dtype: Any) -> Any:
@@ -63,6 +66,31 @@ def filter(gain: Any, planes: Any) -> Any:
     return np.stack(list(_threads().map(one, range(3))))
 
 
+def sum(value: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """As NumPy's, all of a picture's values block by block: so a sum does not depend on where the picture lies."""
+    if axis is None and not keepdims and np.ndim(value) == 4 and value.size > BLOCK:
+        flat = value.reshape(-1)
+        return total([np.sum(flat[start : start + BLOCK]) for start in range(0, flat.size, BLOCK)])
+    return np.sum(value, axis=axis, keepdims=keepdims)
+
+
+def mean(value: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """As NumPy's, all of a picture's values block by block."""
+    if axis is None and not keepdims and np.ndim(value) == 4 and value.dtype.kind == "f":
+        return sum(value) / value.dtype.type(value.size)
+    return np.mean(value, axis=axis, keepdims=keepdims)
+
+
+def total(blocks: Sequence[Any]) -> Any:
+    """What the sums of blocks are together."""
+    return np.sum(np.stack(blocks))
+
+
+def no_history(picture: Any, count: int) -> tuple[Any, ...]:
+    """A history of nothing but zeros."""
+    return (np.zeros_like(picture),) * count
+
+
 def remember(pictures: Sequence[Any], picture: Any) -> tuple[Any, ...]:
     """The history without its oldest picture and with a new one."""
     return (*pictures[1:], picture)
@@ -77,20 +105,26 @@ def inner_products(history: Sequence[Any], pictures: Sequence[Any]) -> tuple[Any
 
 def combination(coefficients: Any, pictures: Sequence[Any]) -> Any:
     """The sum of a history's pictures, each times its coefficient."""
-    found = np.zeros(pictures[0].shape, np.result_type(coefficients, pictures[0]))
-    flat, rows, part = found.reshape(-1), [picture.ravel() for picture in pictures], np.empty(_BLOCK, found.dtype)
-    for start in range(0, flat.size, _BLOCK):
-        block = flat[start : start + _BLOCK]
+    found = np.zeros(pictures[0].shape, np.result_type(coefficients, pictures[0].dtype))
+    flat, rows, part = found.reshape(-1), [picture.ravel() for picture in pictures], np.empty(BLOCK, found.dtype)
+    for start in range(0, flat.size, BLOCK):
+        block = flat[start : start + BLOCK]
         for coefficient, row in zip(coefficients, rows, strict=True):
-            block += np.multiply(row[start : start + _BLOCK], coefficient, out=part[: block.size])
+            block += np.multiply(row[start : start + BLOCK], coefficient, out=part[: block.size])
     return found
 
 
 def _inner(x: Any, y: Any) -> Any:
     """The inner product of two vectors, block by block."""
-    whole = x.size - x.size % _BLOCK
-    blocks = [vector[:whole].reshape(-1, _BLOCK) for vector in (x, y)]
-    return np.einsum("ij,ij->i", *blocks).sum() + np.einsum("i,i->", x[whole:], y[whole:])
+    return np.concatenate(inner_blocks(x, y)).sum()
+
+
+def inner_blocks(x: Any, y: Any) -> list[Any]:
+    """Of the inner product of two vectors, each block's part."""
+    whole = x.size - x.size % BLOCK
+    blocks = [vector[:whole].reshape(-1, BLOCK) for vector in (x, y)]
+    rest = [np.einsum("i,i->", x[whole:], y[whole:])[None]] if whole < x.size else []
+    return [np.einsum("ij,ij->i", *blocks), *rest]
 
 
 def _threads() -> ThreadPoolExecutor:

@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 
 import stylekeras
-from stylekeras import arrays, files, optimizers, pyramid
+from stylekeras import arrays, files, lazy, optimizers, pyramid
 from stylekeras.errors import CheckpointError, OutputError, RequestError, SettingsError
 from stylekeras.settings import FIELDS, Settings, Style
 
@@ -143,15 +143,15 @@ def _member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
 
 def _write_array(archive: zipfile.ZipFile, name: str, value: Any) -> None:
     parts = list(value) if isinstance(value, list | tuple) else [value]
-    first = np.asarray(parts[0])
+    first = lazy.whole(parts[0])
     if first.dtype.name not in _DTYPES:
         raise RequestError(f"{name}: a checkpoint has no arrays of {first.dtype}")
     shape = (len(parts), *first.shape) if isinstance(value, list | tuple) else first.shape
     header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False, "shape": shape}
     with _member(archive, f"{name}.npy") as stream:
         np.lib.format.write_array_header_1_0(stream, header)
-        for part in parts:
-            stream.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        for part in (piece for whole in parts for piece in lazy.whole(whole).parts()):
+            stream.write(np.ascontiguousarray(part).view(np.uint8).data)
 
 
 # Reading

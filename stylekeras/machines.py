@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from stylekeras import backbones, engines, memory, objective, optimizers, style_losses, tiling
+from stylekeras import backbones, engines, lazy, memory, objective, optimizers, style_losses, tiling
 from stylekeras import layout as layouts
 from stylekeras.errors import EngineError, GraphError, RunError
-from stylekeras.host import Host, HostOnDisk, on_disk
+from stylekeras.host import Host, HostLoop, HostOnDisk
 from stylekeras.layout import Layout, Need
 from stylekeras.settings import Settings
 
@@ -106,7 +106,7 @@ class TiledView(View):
     `targets` is what sums are compared with; `content` has each tap of the whole photo, (1, h', w', c).
     """
 
-    content: Mapping[str, np.ndarray]
+    content: Mapping[str, np.ndarray | lazy.Stored]
     tiles: list[tiling.Tile]
 
     @property
@@ -119,7 +119,7 @@ class TiledView(View):
         """How many tiles there are."""
         return len(self.tiles)
 
-    def evaluate(self, image: np.ndarray, weights: Any) -> tuple[Any, dict[str, Any], Any]:
+    def evaluate(self, image: np.ndarray | lazy.Stored, weights: Any) -> tuple[Any, dict[str, Any], Any]:
         """Loss, terms and gradient of a picture (1, h, w, 3)."""
         machine, engine = self.machine, self.machine.engine
 
@@ -152,7 +152,7 @@ class TiledView(View):
             with np.errstate(all="ignore"):  # a trial that is not finite is rejected
                 return loss, terms, host.keep(optimizer.update(host.ops, state, loss, gradient))
 
-        yield engines.Loop(host, optimizer, advance)
+        yield HostLoop(host, optimizer, advance)
 
 
 def need(machine: Machine, settings: Settings, canvas: tuple[int, int], margin: int, *, content: bool) -> Need:
@@ -218,9 +218,8 @@ def view(
             features = machine.extract(machine.engine.tensor(content[None]))
             seen = objective.content_target(machine.engine.ops, features, settings.content_layers, relative=relative)
         return View(machine, {"content": seen, "styles": targets}, Layout())
-    whole = {} if content is None else _features(machine, tiles, content, settings.content_layers)
-    if layout.on_disk:
-        whole = {tap: on_disk(found) for tap, found in whole.items()}
+    array = lazy.Stored if layout.on_disk else np.zeros
+    whole = {} if content is None else _features(machine, tiles, content, settings.content_layers, array)
     scales = {tap: {"scale": objective.content_scale(found, relative=relative)} for tap, found in whole.items()}
     compared = machine.engine.tensor({"content": scales, "styles": targets})
     return TiledView(machine, compared, layout, whole, tiles)
@@ -244,10 +243,14 @@ def _style_target(machine: Machine, settings: Settings, layout: Layout, image: n
 
 
 def _features(
-    machine: Machine, tiles: Sequence[tiling.Tile], image: np.ndarray, taps: Mapping[str, float]
-) -> dict[str, np.ndarray]:
-    """The taps of a picture (h, w, 3) that is looked at in tiles, (1, h', w', c) each."""
-    whole: dict[str, np.ndarray] = {}
+    machine: Machine,
+    tiles: Sequence[tiling.Tile],
+    image: np.ndarray,
+    taps: Mapping[str, float],
+    array: Callable[[tuple[int, ...], Any], Any],
+) -> dict[str, Any]:
+    """The taps of a picture (h, w, 3) that is looked at in tiles, (1, h', w', c) each, in arrays made by `array`."""
+    whole: dict[str, Any] = {}
     for tile in tiles:
         features = machine.extract(machine.engine.tensor(tile.cut(image[None])))
         # All taps together are as large as a step's activations: not kept while the next tile is looked at.
@@ -256,7 +259,7 @@ def _features(
         for tap, part in parts.items():
             if tap not in whole:
                 size = [field.positions(image.shape[i]) for i, field in enumerate(machine.anatomy.fields[tap])]
-                whole[tap] = np.zeros((1, *size, part.shape[3]), np.float32)
+                whole[tap] = array((1, *size, part.shape[3]), np.float32)
             tile.paste(whole[tap], part, machine.anatomy.fields[tap])
     return whole
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from stylekeras import losses, trees
+from stylekeras import lazy, losses, trees
 from stylekeras.settings import Settings
 
 Arrays = dict[str, Any]
@@ -113,11 +113,11 @@ def content_target(ops: Any, features: Features, taps: Mapping[str, float], *, r
     }
 
 
-def content_scale(features: np.ndarray, *, relative: bool) -> float:
-    """The scale of `content_target` for features (1, h, w, c) of NumPy, summed in float64 and without a copy."""
+def content_scale(features: np.ndarray | lazy.Picture, *, relative: bool) -> float:
+    """The scale of `content_target` for features (1, h, w, c), summed in float64 and without a copy."""
     if not relative:
         return 1.0
-    squares = [float(np.einsum("ij,ij->", row, row, dtype=np.float64)) for row in features[0]]
+    squares = (float(np.einsum("i,i->", part, part, dtype=np.float64)) for part in lazy.whole(features).parts())
     return max(sum(squares) / features.size, _SMALLEST_SCALE)
 
 

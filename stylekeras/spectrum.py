@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from stylekeras import blocks
+
 # Brightness and two differences of colours, orthonormal.
 _OPPONENT = np.linalg.qr(np.array([[1.0, 1, 1], [1, -1, 0], [1, 1, -2]]).T)[0]
 
@@ -30,27 +32,37 @@ class Curvature:
 
     def response(self, height: int, width: int) -> np.ndarray:
         """1 / curvature for brightness and colour, (2, height, width, 1) float32, in the order of `fft2`."""
-        frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
-        at = np.log(np.maximum(frequency, min(self.frequencies)))
+        down, across = np.fft.fftfreq(height), np.fft.fftfreq(width)
         knots = np.log(self.frequencies)
-        both = [np.interp(at, knots, -np.log(values)) for values in (self.brightness, self.colour)]
-        return np.exp(both)[..., None].astype(np.float32)
+        found = np.empty((2, height, width, 1), np.float32)
+        for rows in blocks.rows((height, width)):
+            frequency = np.hypot(down[rows, None], across[None])
+            at = np.log(np.maximum(frequency, min(self.frequencies)))
+            for i, values in enumerate((self.brightness, self.colour)):
+                found[i, rows, :, 0] = np.exp(np.interp(at, knots, -np.log(values)))
+        return found
 
 
 def flatten(ops: Any, response: Any, image: Any) -> Any:
     """P image: an image (1, h, w, 3) filtered by a `Curvature.response`, linear, symmetric and positive."""
+    if hasattr(ops, "flatten"):
+        return ops.flatten(response, image)
     height, width = ops.shape(image)[1:3]
-    opponent = _turn(ops, _OPPONENT.T, ops.reshape(ops.transpose(image, (3, 0, 1, 2)), (3, -1)))
-    planes = ops.reshape(opponent, (3, height, width))
+    planes = ops.reshape(opponent(ops, ops.reshape(ops.transpose(image, (3, 0, 1, 2)), (3, -1))), (3, height, width))
     # NumPy has transforms for real planes, the other namespaces for complex ones.
     filtered = (ops.filter if hasattr(ops, "filter") else partial(_filter, ops))(response[..., 0], planes)
-    colours = ops.reshape(_turn(ops, _OPPONENT, ops.reshape(filtered, (3, -1))), (3, 1, height, width))
-    return ops.stack([colours[0], colours[1], colours[2]], axis=-1)
+    found = ops.reshape(colours(ops, ops.reshape(filtered, (3, -1))), (3, 1, height, width))
+    return ops.stack([found[0], found[1], found[2]], axis=-1)
 
 
-def _turn(ops: Any, matrix: np.ndarray, planes: Any) -> Any:
-    """(3, 3) . (3, n)."""
-    return ops.matmul(ops.cast(matrix, planes.dtype), planes)
+def opponent(ops: Any, colours: Any) -> Any:
+    """Brightness and two differences of colours from red, green and blue, (3, n)."""
+    return ops.matmul(ops.cast(_OPPONENT.T, colours.dtype), colours)
+
+
+def colours(ops: Any, opponent: Any) -> Any:
+    """Red, green and blue from brightness and differences, (3, n)."""
+    return ops.matmul(ops.cast(_OPPONENT, opponent.dtype), opponent)
 
 
 def _filter(ops: Any, gain: Any, planes: Any) -> Any:

@@ -181,9 +181,9 @@ def add_up(tiles: Iterable[Tile], measure: Callable[[Tile], Any]) -> Any:
     return trees.transform(lambda name: total[name], structure)
 
 
-def gradient(image: np.ndarray, tiles: Iterable[Tile], pull: Callable[[Tile], np.ndarray]) -> np.ndarray:
+def gradient(image: Any, tiles: Iterable[Tile], pull: Callable[[Tile], np.ndarray]) -> np.ndarray:
     """The gradient of a picture (1, h, w, 3); `pull(tile)` gives the part that a tile adds, on its window."""
-    found = np.zeros_like(image)
+    found = np.zeros(image.shape, image.dtype)
     for tile in tiles:
         part = tile.cut(found)
         part += pull(tile)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from stylekeras import color, images, machines, objective, pyramid
+from stylekeras import color, images, lazy, machines, objective, pyramid, trees
 from stylekeras.errors import DivergedError, SettingsError, nearest
 from stylekeras.layout import Layout
 from stylekeras.progress import Evaluation, Progress
@@ -329,7 +329,7 @@ class _Painter:
                 found: Step = self.loop.step(self.view.targets, self._problem.weights)
                 break
             except Exception as error:
-                fields = self.view.host.array(self.state)._asdict()
+                fields = _fields(self.view.host, self.state)._asdict()
                 self._shrink(error)
                 self._look()
                 self.loop.restore(fields, self._terms)
@@ -385,7 +385,7 @@ def _state(host: Any, frozen: Any, rest: Mapping[str, Any]) -> Mapping[str, Any]
 
 class _Fields(Mapping[str, Any]):
     """An optimizer's state by field, as NumPy arrays that are copied when they are asked for: together they may not fit
-    into memory a second time. A history may be a tuple of pictures, which nobody writes into."""
+    into memory a second time. What is on disk stays there, for `np.asarray`; a history may be a tuple of pictures."""
 
     def __init__(self, host: Any, state: Any) -> None:
         self._host = host
@@ -394,14 +394,19 @@ class _Fields(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in self._state._fields:
             raise KeyError(name)
-        found = self._host.array(getattr(self._state, name))
-        return found if isinstance(found, tuple) else np.array(found)
+        found = _fields(self._host, getattr(self._state, name))
+        return np.array(found) if isinstance(found, np.ndarray) else found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._state._fields)
 
     def __len__(self) -> int:
         return len(self._state._fields)
+
+
+def _fields(host: Any, value: Any) -> Any:
+    """A nested structure as NumPy arrays, but for pictures that are on disk."""
+    return trees.transform(lambda item: item if isinstance(item, lazy.Picture) else host.array(item), value)
 
 
 def _first_state(problem: Problem, host: Any, shape: tuple[int, int], picture: np.ndarray | None) -> Any:

@@ -239,17 +239,14 @@ class Loop:
 
     def restore(self, fields: Mapping[str, Any], terms: Mapping[str, float]) -> None:
         """Take over a state that was saved as NumPy arrays, a history perhaps as a tuple of them."""
-        ops = self.engine.ops
-
-        def taken(value: Any) -> Any:
-            return (
-                value
-                if isinstance(value, tuple) and hasattr(ops, "remember")
-                else ops.convert_to_tensor(np.asarray(value))
-            )
-
-        self.start(self._optimizer.State(**{name: taken(value) for name, value in fields.items()}))
+        self.start(self._optimizer.State(**{name: self._taken(value) for name, value in fields.items()}))
         self._terms = dict(terms)
+
+    def _taken(self, value: Any) -> Any:
+        ops = self.engine.ops
+        if isinstance(value, tuple) and hasattr(ops, "remember"):
+            return tuple(map(np.asarray, value))
+        return ops.convert_to_tensor(np.asarray(value))
 
     @property
     def state(self) -> Any:

@@ -78,7 +78,7 @@ def init(
     """
     dtype = image.dtype
     zeros = ops.zeros_like(image)
-    pairs = ops.zeros((history, *image.shape), dtype=dtype)
+    pairs = _no_history(ops, image, history)
     response = np.zeros((2, 1, 1, 1)) if curvature is None else curvature.response(*image.shape[1:3])
     return State(
         image=image,
@@ -259,6 +259,13 @@ def _border(ops: Any, matrix: Any, column: Any, row: Any) -> Any:
 
 
 # How a history is kept and used; a namespace that has a better way says so.
+
+
+def _no_history(ops: Any, image: Any, count: int) -> Any:
+    """Zeros."""
+    if hasattr(ops, "no_history"):
+        return ops.no_history(image, count)
+    return ops.zeros((count, *image.shape), dtype=image.dtype)
 
 
 def _append(ops: Any, pairs: Any, picture: Any) -> Any:

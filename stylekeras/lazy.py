@@ -1,7 +1,8 @@
 """Pictures that are larger than memory should hold: on disk, or computed a part at a time from others.
 
 `Stored` is an array in a temporary file. What NumPy's functions of values make of it is `Computed`: an expression,
-whose values are found where they are asked for. The file is read, not mapped, so that what a process takes is what it needs.
+whose values are found where they are asked for. The file is read, not mapped, so that what a process takes is what it
+needs.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -202,12 +202,13 @@ def view(
     layout: Layout,
     canvas: tuple[int, int],
     margin: int,
-    content: np.ndarray | None,
-    styles: Sequence[np.ndarray],
+    content: Callable[[], np.ndarray] | None,
+    styles: Iterable[np.ndarray],
 ) -> View:
     """What pictures of a shape are compared with.
 
-    Args: canvas: that shape (h, w), the margin included; content: (h, w, 3), of that shape; styles: (h, w, 3) each.
+    Args: canvas: that shape (h, w), the margin included; content: makes (h, w, 3), of that shape; styles: (h, w, 3)
+        each.
     """
     relative = settings.loss_scale == "relative"
     targets = [_style_target(machine, settings, layout, image, relative=relative) for image in styles]
@@ -215,11 +216,11 @@ def view(
     if len(tiles) <= 1:
         seen: Any = {}
         if content is not None:
-            features = machine.extract(machine.engine.tensor(content[None]))
+            features = machine.extract(machine.engine.tensor(content()[None]))
             seen = objective.content_target(machine.engine.ops, features, settings.content_layers, relative=relative)
         return View(machine, {"content": seen, "styles": targets}, Layout())
     array = lazy.Stored if layout.on_disk else np.zeros
-    whole = {} if content is None else _features(machine, tiles, content, settings.content_layers, array)
+    whole = {} if content is None else _features(machine, tiles, content(), settings.content_layers, array)
     scales = {tap: {"scale": objective.content_scale(found, relative=relative)} for tap, found in whole.items()}
     compared = machine.engine.tensor({"content": scales, "styles": targets})
     return TiledView(machine, compared, layout, whole, tiles)

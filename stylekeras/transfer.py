@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from stylekeras import color, images, lazy, machines, objective, pyramid, trees
+from stylekeras import blocks, color, images, lazy, machines, objective, pyramid, trees
 from stylekeras.errors import DivergedError, SettingsError, nearest
 from stylekeras.layout import Layout
 from stylekeras.progress import Evaluation, Progress
@@ -224,11 +224,12 @@ def _canvas(shape: tuple[int, int], margin: int) -> tuple[int, int]:
 def _view(problem: Problem, shape: tuple[int, int], margin: int, layout: Layout) -> machines.View:
     """What that picture is compared with."""
     machine, settings, content = problem.machine, problem.settings, problem.content
-    photo = None if content is None else _mirror(images.resize(content, *shape), margin)
-    paintings = [
+    # Made one after the other, each when the one before is no longer needed.
+    photo = None if content is None else lambda: _mirror(images.resize(content, *shape), margin)
+    paintings = (
         images.fit(image, max(round(max(shape) * style.scale), pyramid.smallest_longest(image.shape[:2])))
         for image, style in problem.styles
-    ]
+    )
     return machines.view(machine, settings, layout, _canvas(shape, margin), margin, photo, paintings)
 
 
@@ -427,11 +428,15 @@ def _start(problem: Problem, shape: tuple[int, int]) -> np.ndarray:
     elif settings.init == "content" and problem.content is not None:
         image = images.resize(problem.content, *shape)
     else:
-        image = random.normal(0.5, 0.15, (*shape, 3))
+        image = np.empty((*shape, 3), np.float64)
+        for rows in blocks.rows(image.shape):
+            image[rows] = random.normal(0.5, 0.15, image[rows].shape)
     # All positions of a flat area have the same features and so the same gradient: nothing there would ever become a
     # stroke without something to grow from.
-    image = image + settings.init_noise * random.standard_normal(image.shape)
-    return np.clip(image, 0.0, 1.0).astype(np.float32)
+    for rows in blocks.rows(image.shape):
+        noise = settings.init_noise * random.standard_normal(image[rows].shape)
+        image[rows] = np.clip(image[rows] + noise, 0.0, 1.0)
+    return image.astype(np.float32, copy=False)
 
 
 def _options(problem: Problem, host: Any, canvas: np.ndarray, *, first: bool) -> dict[str, Any]:
@@ -459,6 +464,8 @@ def _cover(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 def _mirror(image: np.ndarray, margin: int) -> np.ndarray:
     """(h, w, 3) with a mirrored margin on every side: where the network's zeros beyond the border leave their marks."""
+    if not margin:
+        return image
     return np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
 
 

@@ -26,7 +26,7 @@ from stylekeras import spectrum
 HISTORY = 12
 # Of its own size that it holds at most while it updates, and those of them that may lie on disk.
 PICTURES = 2 * HISTORY + 11
-ON_DISK = 2 * HISTORY + 4
+ON_DISK = 2 * HISTORY + 7
 GUARD = 1e-4
 # Root mean square change of the first step, in units of the picture's range: about one grey level.
 FIRST_LENGTH = 0.004

@@ -42,7 +42,7 @@ class HostOnDisk(Host):
         self.ops = _OnDisk()
 
     def keep(self, state: Any) -> Any:
-        """The state with its pictures on disk. Raises: OSError."""
+        """The state with its pictures on disk. Raises: RunError."""
         moved: dict[int, Any] = {}  # several fields may be one picture
 
         def kept(value: Any) -> Any:

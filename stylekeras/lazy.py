@@ -10,10 +10,14 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from stylekeras import files
+from stylekeras.errors import RunError
 
 # Values at a time: of float32, 1 MB.
 PART = 1 << 18
@@ -105,14 +109,15 @@ class Whole(Picture):
 class Stored(Picture):
     """An array in a temporary file, which goes when it is forgotten; at first all zeros.
 
-    Raises, and so do its methods: OSError, as for a full disk.
+    Raises, and so do its methods: RunError, as for a full disk.
     """
 
     def __init__(self, shape: Sequence[int], dtype: Any) -> None:
         super().__init__(shape, dtype)
-        # Unbuffered: what is read is used at once.
-        self._file = tempfile.TemporaryFile(prefix="stylekeras-", buffering=0)  # noqa: SIM115
-        self._file.truncate(self.size * self.dtype.itemsize)
+        with _said():
+            # Unbuffered: what is read is used at once.
+            self._file = tempfile.TemporaryFile(prefix="stylekeras-", buffering=0)  # noqa: SIM115
+            self._file.truncate(self.size * self.dtype.itemsize)
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -127,9 +132,10 @@ class Stored(Picture):
     def write(self, start: int, values: np.ndarray) -> None:
         """Take values in, (n,), from the one numbered `start` on."""
         left = np.ascontiguousarray(values, self.dtype).view(np.uint8).data
-        self._file.seek(start * self.dtype.itemsize)
-        while left:
-            left = left[self._file.write(left) :]
+        with _said():
+            self._file.seek(start * self.dtype.itemsize)
+            while left:
+                left = left[self._file.write(left) :]
 
     def __getitem__(self, key: tuple[slice, slice, slice]) -> np.ndarray:
         """A window of a picture (1, h, w, c): picture[:, rows, columns]."""
@@ -157,12 +163,26 @@ class Stored(Picture):
 
     def _read(self, start: int, into: np.ndarray) -> None:
         left = into.view(np.uint8).data
-        self._file.seek(start * self.dtype.itemsize)
-        while left:
-            count = self._file.readinto(left)
-            if not count:
-                raise OSError("a temporary file has been cut short")
-            left = left[count:]
+        with _said():
+            self._file.seek(start * self.dtype.itemsize)
+            while left:
+                count = self._file.readinto(left)
+                if not count:
+                    raise OSError("the file has been cut short")
+                left = left[count:]
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """What the system says of a temporary file, with what to do."""
+    try:
+        yield
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        raise RunError(
+            f"a picture cannot be kept in {folder}: {files.reason(error)}; set TMPDIR to a folder with more room, or give"
+            " it more memory"
+        ) from error
 
 
 def parts(size: int, unit: int = 1) -> Iterator[tuple[int, int]]:
@@ -177,7 +197,7 @@ def whole(array: Any) -> Picture:
 
 
 def store(array: Any) -> Stored:
-    """A copy of an array or picture on disk; it itself if it is there. Raises: OSError."""
+    """A copy of an array or picture on disk; it itself if it is there. Raises: RunError."""
     if isinstance(array, Stored):
         return array
     picture = whole(array)

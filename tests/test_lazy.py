@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from stylekeras import arrays, lazy, spectrum
+from stylekeras.errors import RunError
 from stylekeras.host import HostOnDisk
 from stylekeras.objective import content_scale
 
@@ -104,7 +105,7 @@ def test_a_full_disk_is_an_error(pair):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(RunError, match=r"a picture cannot be kept in .*: File too large; set TMPDIR"):
             lazy.store(pair[0])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -51,6 +51,7 @@ class Scale:
         tile: the side of its tiles, None if it is looked at as a whole.
         tiles: how many.
         on_disk: whether the optimizer's pictures are.
+        disk: bytes of temporary files at the highest.
         memory: bytes at the highest, None if that is not known.
         seconds_per_step: None without a calibration.
     """
@@ -60,6 +61,7 @@ class Scale:
     tile: int | None
     tiles: int
     on_disk: bool
+    disk: int
     memory: int | None
     seconds_per_step: float | None
 
@@ -96,6 +98,8 @@ class Plan:
             parts.append(f"{last.tiles} tiles of {last.tile} px{' with the optimizer on disk' if last.on_disk else ''}")
         if self.memory is not None:
             parts.append(f"about {memory.text(self.memory)} of memory")
+        if any(scale.disk for scale in self.scales):
+            parts.append(f"{memory.text(max(scale.disk for scale in self.scales))} of temporary files")
         if self.seconds is not None:
             parts.append(f"about {duration(self.seconds)}")
         return ", ".join(parts)
@@ -151,6 +155,7 @@ def _scale(problem: transfer.Problem, shape: tuple[int, int], layout: Layout, st
         tile=layout.tile if tiles > 1 else None,
         tiles=tiles,
         on_disk=layout.on_disk,
+        disk=0 if needed is None else int(layouts.disk(needed, layout)),
         memory=None if needed is None else int(layouts.peak(needed, layout)),
         seconds_per_step=None if speed is None else speed.step + speed.pixel * work * math.prod(canvas),
     )

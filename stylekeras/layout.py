@@ -63,6 +63,15 @@ def peak(need: Need, layout: Layout) -> float:
     return need.footprint.fixed + network + held * PIXEL * pixels + kept
 
 
+def disk(need: Need, layout: Layout) -> float:
+    """Bytes of temporary files at the highest."""
+    if not layout.on_disk:
+        return 0.0
+    # An update has its own results there too before the state that it began with goes.
+    pictures = (need.pictures + 3) * PIXEL
+    return (pictures + (0.0 if layout.tile is None else need.kept * NUMBER)) * _area(need.canvas)
+
+
 def choose(need: Need, tile: str | int, most: int | None) -> Layout:
     """The layout for a picture in `most` bytes (None: not known): the whole if that fits, else the largest tiles.
 

@@ -180,8 +180,8 @@ def _said() -> Iterator[None]:
     except OSError as error:
         folder = tempfile.gettempdir()
         raise RunError(
-            f"a picture cannot be kept in {folder}: {files.reason(error)}; set TMPDIR to a folder with more room, or give"
-            " it more memory"
+            f"a picture cannot be kept in {folder}: {files.reason(error)}; set TMPDIR to a folder with more room, or "
+            "give it more memory"
         ) from error
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ import numpy as np
 
 from stylekeras import backbones, engines, lazy, memory, objective, optimizers, style_losses, tiling
 from stylekeras import layout as layouts
-from stylekeras.errors import EngineError, GraphError, RunError
+from stylekeras.errors import EngineError, GraphError, RunError, SettingsError
 from stylekeras.host import Host, HostLoop, HostOnDisk
 from stylekeras.layout import Layout, Need
 from stylekeras.settings import Settings
@@ -178,7 +180,8 @@ def layout(
 ) -> Layout:
     """How a picture of that shape is looked at, in `most` bytes (None: not known).
 
-    Raises: SettingsError if it does not fit into the memory there is, GraphError for a network that has no tiles.
+    Raises: SettingsError if it does not fit into the memory there is, or on the disk what would have to lie there;
+        GraphError for a network that has no tiles.
     """
     try:
         needed = need(machine, settings, canvas, margin, content=content)
@@ -186,7 +189,15 @@ def layout(
         if isinstance(settings.tile, int):
             raise
         return Layout()
-    return layouts.choose(needed, settings.tile, most)
+    chosen = layouts.choose(needed, settings.tile, most)
+    files, folder = layouts.disk(needed, chosen), tempfile.gettempdir()
+    if files and files > (free := shutil.disk_usage(folder).free):
+        raise SettingsError(
+            f"{canvas[1]}x{canvas[0]} pixels take {memory.text(files)} of temporary files in so little memory, and "
+            f"{folder} has {memory.text(free)}; set TMPDIR to a folder with more room, give it more memory, or use a "
+            "smaller size"
+        )
+    return chosen
 
 
 def most(machine: Machine, settings: Settings) -> int | None:

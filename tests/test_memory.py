@@ -121,7 +121,7 @@ def test_what_is_asked_for_is_done():
 def test_too_little_disk(monkeypatch):
     usage = type("Usage", (), {"free": 10**6})
     monkeypatch.setattr(machines.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(sk.SettingsError, match=r"80x64 pixels take .*MB of temporary files .* has 1MB; set TMPDIR"):
+    with pytest.raises(sk.SettingsError, match=r"56x45 pixels take .*MB of temporary files .* has 1MB; set TMPDIR"):
         _run(tile=32, memory="2MB", margin=0)
     assert _run(tile=32)[-1].provenance["disk"] is False
 

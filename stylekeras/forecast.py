@@ -146,7 +146,7 @@ def _scale(problem: transfer.Problem, shape: tuple[int, int], layout: Layout, st
     content = problem.content is not None
     needed, work, tiles = None, 1.0, 1
     with contextlib.suppress(GraphError):
-        needed = machines.need(machine, settings, canvas, settings.margin, content=content)
+        needed = machines.need(machine, settings, canvas, settings.margin, content=content, inputs=problem.inputs)
         work = layouts.work(needed, layout)
         tiles = layouts.count(needed, layout)
     return Scale(

@@ -34,7 +34,8 @@ class Need(NamedTuple):
     """What a picture of a run takes, as far as memory is concerned.
 
     `canvas` is its (h, w) with the `margin`; `kept` the density of the photo's features that tiles keep (see
-    `tiling.Anatomy`); `pictures` of its size the optimizer holds, `stored` of them on disk where a layout says so.
+    `tiling.Anatomy`); `pictures` of its size the optimizer holds, `stored` of them on disk where a layout says so;
+    `inputs` the bytes of the images that the run was given.
     """
 
     footprint: Footprint
@@ -44,6 +45,7 @@ class Need(NamedTuple):
     kept: float = 0.0
     pictures: int = 0
     stored: int = 0
+    inputs: float = 0.0
 
 
 class Layout(NamedTuple):
@@ -60,7 +62,7 @@ def peak(need: Need, layout: Layout) -> float:
     network = factor * need.anatomy.activations * NUMBER * seen
     held = need.pictures - (need.stored if layout.on_disk else 0)
     kept = 0.0 if layout.tile is None or layout.on_disk else need.kept * NUMBER * pixels
-    return need.footprint.fixed + network + held * PIXEL * pixels + kept
+    return need.footprint.fixed + need.inputs + network + held * PIXEL * pixels + kept
 
 
 def disk(need: Need, layout: Layout) -> float:

@@ -157,9 +157,12 @@ class TiledView(View):
         yield HostLoop(host, optimizer, advance)
 
 
-def need(machine: Machine, settings: Settings, canvas: tuple[int, int], margin: int, *, content: bool) -> Need:
+def need(
+    machine: Machine, settings: Settings, canvas: tuple[int, int], margin: int, *, content: bool, inputs: int
+) -> Need:
     """What a picture of that shape, the margin included, takes of memory.
 
+    Args: content: whether there is a photo; inputs: the bytes of the images that the run was given.
     Raises: GraphError as `Machine.anatomy`.
     """
     kept = sum(machine.anatomy.densities[tap] for tap in settings.content_layers) if content else 0.0
@@ -172,19 +175,27 @@ def need(machine: Machine, settings: Settings, canvas: tuple[int, int], margin: 
         kept,
         optimizer.PICTURES,
         optimizer.ON_DISK,
+        inputs,
     )
 
 
 def layout(
-    machine: Machine, settings: Settings, canvas: tuple[int, int], margin: int, most: int | None, *, content: bool
+    machine: Machine,
+    settings: Settings,
+    canvas: tuple[int, int],
+    margin: int,
+    most: int | None,
+    *,
+    content: bool,
+    inputs: int,
 ) -> Layout:
-    """How a picture of that shape is looked at, in `most` bytes (None: not known).
+    """How a picture of that shape is looked at, in `most` bytes (None: not known); the rest as for `need`.
 
     Raises: SettingsError if it does not fit into the memory there is, or on the disk what would have to lie there;
         GraphError for a network that has no tiles.
     """
     try:
-        needed = need(machine, settings, canvas, margin, content=content)
+        needed = need(machine, settings, canvas, margin, content=content, inputs=inputs)
     except GraphError:
         if isinstance(settings.tile, int):
             raise

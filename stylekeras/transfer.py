@@ -122,6 +122,12 @@ class Problem:
     memory: int | None
     layouts: Sequence[Layout] = ()
 
+    @property
+    def inputs(self) -> int:
+        """The bytes of all its images."""
+        images = (self.content, self.start, *(image for image, _ in self.styles))
+        return sum(image.nbytes for image in {id(image): image for image in images if image is not None}.values())
+
 
 def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start: np.ndarray | None = None) -> Problem:
     photo = None if content is None else images.load_image(content, name="content")
@@ -214,7 +220,8 @@ def _check_resume(resume: Mapping[str, Any], problem: Problem, sizes: list[int])
 def _layout(problem: Problem, shape: tuple[int, int], margin: int) -> Layout:
     """Whether the picture of that shape, with a margin around it, is looked at in tiles."""
     canvas, content = _canvas(shape, margin), problem.content is not None
-    return machines.layout(problem.machine, problem.settings, canvas, margin, problem.memory, content=content)
+    machine, settings, inputs = problem.machine, problem.settings, problem.inputs
+    return machines.layout(machine, settings, canvas, margin, problem.memory, content=content, inputs=inputs)
 
 
 def _canvas(shape: tuple[int, int], margin: int) -> tuple[int, int]:

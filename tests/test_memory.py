@@ -90,6 +90,9 @@ def test_vgg_s_numbers_by_hand():
     # 37 pictures of 12 bytes, 3 times 176 numbers of 4 bytes.
     need = Need(Footprint(1e6, 3.0, 4.0), anatomy, (100, 80), pictures=37)
     assert layouts.peak(need, Layout()) == 1e6 + 8000 * (3 * 4 * 176 + 12 * 37)
+    assert layouts.peak(need._replace(inputs=5e5), Layout()) == layouts.peak(need, Layout()) + 5e5
+    assert layouts.disk(need, Layout()) == 0
+    assert layouts.disk(need._replace(kept=8.0), Layout(32, on_disk=True)) == 8000 * (12 * 40 + 4 * 8)
 
 
 def test_the_whole_if_it_fits_then_tiles_then_the_disk():

@@ -13,12 +13,13 @@ from stylekeras.errors import SettingsError
 
 # Bytes of a picture's pixel, and of one activation.
 PIXEL, NUMBER = 12, 4
-# Sides of tiles, those tried first that waste least on halos.
+# Sides of tiles, beside those that divide a picture evenly; smaller than `_EVEN`, they are mostly halo.
 SIDES = (4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32, 16)
 # What pictures on disk cost, in steps.
 _DISK = 0.15
-# A step forward is a third of one forward and back, and tiles are looked at twice.
-_TWICE = 4 / 3
+_EVEN = 256
+# Forward is half of forward and back, since no weight has a gradient, and tiles are looked at twice.
+_TWICE = 3 / 2
 
 
 class Footprint(NamedTuple):
@@ -84,7 +85,7 @@ def choose(need: Need, tile: str | int, most: int | None) -> Layout:
         return Layout(tile, most is not None and peak(need, Layout(tile)) > most)
     if tile == "none" or most is None or peak(need, Layout()) <= most:
         return Layout()
-    tried = [Layout(side, on_disk) for on_disk in (False, True) for side in SIDES if side < max(need.canvas)]
+    tried = [Layout(side, on_disk) for on_disk in (False, True) for side in _sides(need)]
     sizes = {layout: peak(need, layout) for layout in tried}
     fitting = [layout for layout in tried if sizes[layout] <= most and len(_tiles(need, layout)) > 1]
     if fitting:
@@ -95,6 +96,13 @@ def choose(need: Need, tile: str | int, most: int | None) -> Layout:
         f"{width}x{height} pixels take {memory.text(least * 1.01)} of memory at least, and there are "
         f"{memory.text(most)}; use a smaller size"
     )
+
+
+def _sides(need: Need) -> list[int]:
+    """What tiles may have as their side: what one side of the picture divides evenly into, and `SIDES`."""
+    lengths = [side - 2 * need.margin for side in need.canvas]
+    even = {-(-length // parts) for length in lengths for parts in range(2, length // _EVEN + 1)}
+    return sorted({*even, *(side for side in SIDES if side < max(need.canvas))}, reverse=True)
 
 
 def smaller(layout: Layout, canvas: tuple[int, int]) -> Layout | None:

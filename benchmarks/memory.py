@@ -1,7 +1,7 @@
-"""Peak memory of a few steps, each in a process of its own: `python benchmarks/memory.py PHOTO PAINTING`.
+"""`plan` against measurement, each run in a process of its own: `python benchmarks/memory.py PHOTO PAINTING`.
 
-Prints a line for each engine, size and tile: the resident memory at its highest, less what the process had before
-anything was computed, and what `stylekeras.plan` says beforehand.
+Prints a table row for each engine, size and tile: resident memory at its highest and the median seconds of a step
+without the first, and what `stylekeras.plan` had said of both.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 
+import numpy as np
 import turns
 
 import stylekeras as sk
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--engines", default="openvino,tensorflow,onnxruntime")
     parser.add_argument("--sizes", default="256,512,1024")
     parser.add_argument("--tiles", default="none")
+    parser.add_argument("--memory", help="as the command line's, such as 6GB")
     parser.add_argument("--style-loss", default="wasserstein")
     parser.add_argument("--optimizer", default="lbfgs")
     parser.add_argument("--steps", type=int, default=4)
@@ -32,16 +34,18 @@ def main() -> None:
     if chosen.one:
         _one(chosen)
         return
-    print(turns.machine())
+    print(f"{turns.machine()}\n\n| engine | size | tiles | memory, plan | measured | | a step, plan | measured | |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for engine in chosen.engines.split(","):
         for size in chosen.sizes.split(","):
             for tile in chosen.tiles.split(","):
                 command = [sys.executable, __file__, chosen.photo, chosen.painting, "--one", "--engines", engine]
                 command += ["--sizes", size, "--tiles", tile, "--steps", str(chosen.steps)]
                 command += ["--style-loss", chosen.style_loss, "--optimizer", chosen.optimizer]
+                command += ["--memory", chosen.memory] if chosen.memory else []
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 said = done.stdout.strip() or done.stderr.strip().splitlines()[-1]
-                print(f"{engine:12} {size:>5} px, tile {tile:>5}: {said}", flush=True)
+                print(f"| {engine} | {size} {said}", flush=True)
 
 
 def _one(chosen: argparse.Namespace) -> None:
@@ -50,15 +54,23 @@ def _one(chosen: argparse.Namespace) -> None:
         min_size=None,
         steps=chosen.steps,
         engine=chosen.engines,
-        tile=chosen.tiles,
+        tile=int(chosen.tiles) if chosen.tiles.isdecimal() else chosen.tiles,
+        memory=chosen.memory,
         style_loss=chosen.style_loss,
         optimizer=chosen.optimizer,
         weights="random",
         precision="float32",
     )
+    plan = sk.plan(chosen.photo, chosen.painting, settings)
+    scale = plan.scales[0]
     seconds = [step.seconds for step in sk.iterate(chosen.photo, chosen.painting, settings)]
-    each = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
-    print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB, {each:.2f} s a step")
+    each = float(np.median(np.diff(seconds)))
+    # What the calibration took is in the highest too, but that was a small picture's.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    tiles = f"{scale.tiles} of {scale.tile}{', disk' if scale.on_disk else ''}" if scale.tile else "whole"
+    said = [(f"{(scale.memory or 0) / 1e9:.2f} GB", f"{peak / 1e9:.2f} GB", (scale.memory or 0) / peak)]
+    said += [(f"{scale.seconds_per_step:.2f} s", f"{each:.2f} s", (scale.seconds_per_step or 0) / each)]
+    print(f"| {tiles} | {' | '.join(f'{plan} | {found} | {ratio - 1:+.0%}' for plan, found, ratio in said)} |")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ _METAVARS = {
     **{name: "|".join(choices) for name, choices in CHOICES.items()},
     "backbone": "|".join((*BACKBONES, "FILE.onnx")),
     "content_layers": "TAPS",
+    "devices": "auto|N",
     "init": "|".join((*INITS, "FILE")),
     "min_size": "N",
     "memory": "SIZE",

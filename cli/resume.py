@@ -39,7 +39,7 @@ Every = Annotated[
 _SAME = ("engine", "engine_version", "precision", "backbone", "weights_sha256")
 # These may round differently; tiles are chosen at each scale.
 _ROUNDS = ("device",)
-_ROUNDS_AT_A_SCALE = (*_ROUNDS, "tile", "tiles")
+_ROUNDS_AT_A_SCALE = (*_ROUNDS, "tile", "tiles", "held")
 _VERSIONS = ("numpy", "pillow", "processor")
 
 

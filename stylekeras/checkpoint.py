@@ -34,7 +34,7 @@ _MAX_MEMBERS = 64
 _MAPPED = 1 << 30
 _ALIGNED = 64
 _DTYPES = ("float16", "float32", "float64", "bool", "uint16", "int32", "int64")
-_PLACE = ("run", "scale", "step", "last", "terms", "moved")
+_PLACE = ("run", "scale", "step", "last", "terms", "moved", "tile")
 # The year zip files begin with: the same state is the same file.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -248,6 +248,8 @@ def _check_state(state: dict[str, Any], chosen: Any) -> Settings:
         or not isinstance(state["last"], bool)
     ):
         raise CheckpointError("damaged: how the picture moved is missing")
+    if state["tile"] is not None and not _whole(state["tile"], 16, 1 << 16):
+        raise CheckpointError("damaged: there are no such tiles")
     return settings
 
 

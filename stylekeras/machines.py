@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -51,6 +52,21 @@ class Machine:
         """(image, targets) -> sums."""
         measurer: Callable[[Any, Any], Any] = self.engine.measurer(self.extract, self.objective)
         return measurer
+
+    @cached_property
+    def vjp(self) -> Callable[[Any, Any], tuple[Any, Callable[[Any], Any]]]:
+        """(image, targets) -> (sums, cotangents -> their product's gradient in the image, once)."""
+        vjp: Callable[[Any, Any], tuple[Any, Callable[[Any], Any]]] = self.engine.vjp(self.extract, self.objective)
+        return vjp
+
+    def each(self, function: Callable[..., Any], given: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """What `measure` or `pull` makes of each arguments, as many at the same time as there are devices."""
+        if self.engine.devices == 1:
+            yield from itertools.starmap(function, given)
+            return
+        given = iter(given)
+        while group := list(itertools.islice(given, self.engine.devices)):
+            yield from self.engine.together(function, group)
 
     @cached_property
     def differentiate(self) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
@@ -124,18 +140,32 @@ class TiledView(View):
     def evaluate(self, image: np.ndarray | lazy.Stored, weights: Any) -> tuple[Any, dict[str, Any], Any]:
         """Loss, terms and gradient of a picture (1, h, w, 3)."""
         machine, engine = self.machine, self.machine.engine
+        # The last ones, whose second look is the first: the network is not run again for it.
+        count = len(self.tiles) - self.layout.held
+        again, held, pulls = self.tiles[:count], self.tiles[count:], []
 
-        def measure(tile: tiling.Tile) -> Any:
-            return engine.array(machine.measure(engine.tensor(tile.cut(image)), self._given(tile)))
+        def given(tile: tiling.Tile) -> tuple[Any, Any]:
+            return engine.tensor(tile.cut(image)), self._given(tile)
 
-        sums = tiling.add_up(self.tiles, measure)
+        def measure() -> Iterator[Any]:
+            yield from map(engine.array, machine.each(machine.measure, map(given, again)))
+            for tile in held:
+                sums, pull = machine.vjp(*given(tile))
+                pulls.append(pull)
+                yield engine.array(sums)
+
+        sums = tiling.add_up(measure())
         loss, terms, found = machine.differentiate(engine.tensor(sums), self.targets, weights)
         cotangents = objective.parts(found)
 
-        def pull(tile: tiling.Tile) -> Any:
-            return engine.array(machine.pull(engine.tensor(tile.cut(image)), self._given(tile), cotangents)[2])
+        def pull() -> Iterator[tuple[tiling.Tile, Any]]:
+            for tile in reversed(held):
+                yield tile, engine.array(pulls.pop()(cotangents))
+            found = machine.each(machine.pull, ((*given(tile), cotangents) for tile in again))
+            for tile, (_, _, gradient) in zip(again, found, strict=True):
+                yield tile, engine.array(gradient)
 
-        return engine.array(loss), engine.array(terms), tiling.gradient(image, self.tiles, pull)
+        return engine.array(loss), engine.array(terms), tiling.gradient(image, pull())
 
     def _given(self, tile: tiling.Tile) -> Any:
         """The targets of a tile."""
@@ -176,6 +206,8 @@ def need(
         optimizer.PICTURES,
         optimizer.ON_DISK,
         inputs,
+        machine.engine.devices,
+        spread=settings.devices != "auto",
     )
 
 
@@ -257,11 +289,12 @@ def _style_target(machine: Machine, settings: Settings, layout: Layout, image: n
     else:
         fields = machine.anatomy.fields
 
-        def measure(tile: tiling.Tile) -> Any:
-            given = {"content": {}, "styles": [{tap: {} for tap in taps}], "owned": tile.owned(fields)}
-            return engine.array(machine.measure(engine.tensor(tile.cut(image[None])), engine.tensor(given)))
+        def given(tile: tiling.Tile) -> tuple[Any, Any]:
+            targets = {"content": {}, "styles": [{tap: {} for tap in taps}], "owned": tile.owned(fields)}
+            return engine.tensor(tile.cut(image[None])), engine.tensor(targets)
 
-        sums = {tap: parts[0] for tap, parts in tiling.add_up(tiles, measure)["style"].items()}
+        measured = map(engine.array, machine.each(machine.measure, map(given, tiles)))
+        sums = {tap: parts[0] for tap, parts in tiling.add_up(measured)["style"].items()}
     return engine.tensor(objective.style_target(style_loss, sums, relative=relative))
 
 
@@ -312,6 +345,7 @@ def machine(settings: Settings, taps: tuple[str, ...]) -> Machine:
         settings.padding,
         settings.style_loss,
         settings.optimizer,
+        None if settings.devices == "auto" else int(settings.devices),
     )
 
 
@@ -330,12 +364,13 @@ def _built(
     padding: str,
     style_loss_name: str,
     optimizer_name: str,
+    devices: int | None,
 ) -> Machine:
     """Build and, lazily, compile; the arguments are all that it depends on (`changed` tells versions of files)."""
     from_file = backbones.is_file(backbone)
     if from_file and precision not in ("auto", "float32"):
         raise EngineError(f"networks from ONNX files run in float32, not in {precision}")
-    engine = engines.load(engine_name, "float32" if from_file else precision)
+    engine = engines.load(engine_name, "float32" if from_file else precision, devices)
     if from_file and not engine.reads_onnx:
         raise EngineError(f"engine {engine.name} has no networks from ONNX files; use engine=onnx")
     loaded = backbones.load(backbone, weights, taps, preprocessing=preprocessing, seed=seed)
@@ -372,7 +407,7 @@ def less(machine: Machine, settings: Settings, layout: Layout, canvas: tuple[int
     """
     if not ran_out(machine, error):
         raise error
-    smaller = layouts.smaller(layout, canvas) if settings.tile == "auto" else None
+    smaller = layouts.smaller(layout, canvas) if settings.tile == "auto" or layout.held else None
     try:
         possible = smaller is not None and machine.anatomy is not None
     except GraphError:

@@ -88,6 +88,7 @@ class Settings:
     weights: str = _option("auto", "A weight set (auto, imagenet, offline, random) or a file.")
     engine: str = _option("auto", "What computes.")
     tile: str | int = _option("auto", "Pixels a side that are looked at at a time; 'none' for all.")
+    devices: str | int = _option("auto", "Devices that tiles are spread over; 'auto' is all GPUs, or one processor.")
     memory: int | None = _option(None, "Most memory to take, such as 8GB; all that is free if not given.")
     precision: str = _option("auto", "Arithmetic inside the backbone; losses and the picture are always float32.")
 
@@ -237,6 +238,12 @@ def _tile(name: str, value: Any) -> str | int:
     return "none" if value is None else _integer(16, 65536)(name, value)
 
 
+def _devices(name: str, value: Any) -> str | int:
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return "auto"
+    return _integer(1, 1024)(name, value)
+
+
 def _steps(name: str, value: Any) -> tuple[int, ...]:
     if isinstance(value, str):
         value = value.split(",")
@@ -313,6 +320,7 @@ _CLEAN: dict[str, Callable[[str, Any], Any]] = {
     "seed": _integer(0, 2**32 - 1),
     "backbone": _backbone,
     "tile": _tile,
+    "devices": _devices,
     "memory": _memory,
 }
 

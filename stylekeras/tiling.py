@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,8 +139,13 @@ def tiles(shape: tuple[int, int], size: int, fields: Fields, margin: int = 0) ->
 
     Returns: one tile, of the whole picture, where that is no larger than a tile with its halo would be.
     """
-    axes = [windows(shape[i], size, [pair[i] for pair in fields.values()], margin) for i in range(2)]
-    return [Tile(rows, columns, shape) for rows in axes[0] for columns in axes[1]]
+    rows, columns = axes(shape, size, fields, margin)
+    return [Tile(row, column, shape) for row in rows for column in columns]
+
+
+def axes(shape: tuple[int, int], size: int, fields: Fields, margin: int = 0) -> list[list[Window]]:
+    """The windows of `tiles` along both axes; each of the one with each of the other is a tile."""
+    return [windows(shape[i], size, [pair[i] for pair in fields.values()], margin) for i in range(2)]
 
 
 def windows(length: int, size: int, fields: Sequence[Field], margin: int = 0) -> list[Window]:
@@ -169,24 +174,23 @@ def windows(length: int, size: int, fields: Sequence[Field], margin: int = 0) ->
     return found
 
 
-def add_up(tiles: Iterable[Tile], measure: Callable[[Tile], Any]) -> Any:
-    """The sums of all tiles, in float64; `measure(tile)` gives nested NumPy arrays."""
+def add_up(measured: Iterable[Any]) -> Any:
+    """The sums of all tiles, in float64, of those of each, nested NumPy arrays."""
     total: dict[str, Any] = {}
     structure: Any = {}
-    for tile in tiles:
-        sums = measure(tile)
+    for sums in measured:
         structure = trees.names(sums, "")
         for name, value in trees.leaves(sums, "").items():
             total[name] = total.get(name, 0.0) + np.asarray(value, np.float64)
     return trees.transform(lambda name: total[name], structure)
 
 
-def gradient(image: Any, tiles: Iterable[Tile], pull: Callable[[Tile], np.ndarray]) -> np.ndarray:
-    """The gradient of a picture (1, h, w, 3); `pull(tile)` gives the part that a tile adds, on its window."""
+def gradient(image: Any, pulled: Iterable[tuple[Tile, np.ndarray]]) -> np.ndarray:
+    """The gradient of a picture (1, h, w, 3), of what each tile adds to it on its window."""
     found = np.zeros(image.shape, image.dtype)
-    for tile in tiles:
+    for tile, added in pulled:
         part = tile.cut(found)
-        part += pull(tile)
+        part += added
     return found
 
 

@@ -193,7 +193,7 @@ def _identity(problem: Problem, sizes: list[int]) -> dict[str, Any]:
     chosen = problem.settings.to_dict()
     return {
         # How it is looked at may change, to another machine's memory.
-        "settings": {name: value for name, value in chosen.items() if name not in ("tile", "memory")},
+        "settings": {name: value for name, value in chosen.items() if name not in ("tile", "memory", "devices")},
         "precision": problem.machine.provenance["precision"],
         "sizes": list(sizes),
         "shape": list(problem.shape),
@@ -202,7 +202,7 @@ def _identity(problem: Problem, sizes: list[int]) -> dict[str, Any]:
 
 
 def _check_resume(resume: Mapping[str, Any], problem: Problem, sizes: list[int]) -> None:
-    missing = {"run", "scale", "step", "last", "optimizer", "terms", "moved"} - set(resume)
+    missing = {"run", "scale", "step", "last", "optimizer", "terms", "moved", "tile"} - set(resume)
     if missing:
         raise SettingsError(f"resume: not a Progress.state; it lacks {', '.join(sorted(missing))}")
     if set(resume["optimizer"]) != set(problem.machine.optimizer.State._fields):
@@ -262,7 +262,7 @@ def _scale(
     photo = None
     if settings.colors == "luminance" and problem.content is not None:
         photo = images.resize(problem.content, *shape)
-    painter = _Painter(problem, shape, problem.layouts[scale])
+    painter = _Painter(problem, shape, _layout_after(problem.layouts[scale], resume))
     try:
         painter.start(picture, resume)
         done = resume["step"] if resume is not None else 0
@@ -279,7 +279,7 @@ def _scale(
                 )
             moved = [*moved[1 - _STEADY :], change]
             last = step == steps or (len(moved) == _STEADY and sum(moved) < settings.tolerance)
-            place = {"scale": scale, "step": step, "last": last, "terms": terms, "moved": moved}
+            place = {"scale": scale, "step": step, "last": last, "terms": terms, "moved": moved, "tile": painter.tile}
             yield Progress(
                 step=step,
                 steps=steps,
@@ -301,6 +301,14 @@ def _scale(
         painter.stop()
 
 
+def _layout_after(layout: Layout, resume: Mapping[str, Any] | None) -> Layout:
+    """The layout of a scale, or the smaller one that a state was in when memory had run out."""
+    tile = None if resume is None else resume["tile"]
+    if tile is None or (layout.tile is not None and layout.tile < tile):
+        return layout
+    return Layout(tile, layout.on_disk)
+
+
 Step = tuple[float, float, dict[str, float], float]
 
 
@@ -317,6 +325,8 @@ class _Painter:
         self._notes: list[str] = []
         self._held = ExitStack()
         self.state: Any = None
+        # Of the tiles that memory was found to suffice for, where it ran out.
+        self.tile: int | None = None
         self._layout = layout
         self._look()
 
@@ -324,7 +334,7 @@ class _Painter:
         """Begin with the picture of the scale before (None: there was none), or where a state left off."""
         if resume is not None:
             self.loop.restore(resume["optimizer"], resume["terms"])
-            self._terms = resume["terms"]
+            self._terms, self.tile = resume["terms"], resume["tile"]
         else:
             with machines.memory_errors(self._problem.machine):
                 self.loop.start(_first_state(self._problem, self.view.host, self._shape, picture))
@@ -348,9 +358,11 @@ class _Painter:
     def provenance(self) -> dict[str, Any]:
         """The machine's, with what is this scale's own."""
         made_by, layout = self._problem.machine.provenance, self.view.layout
-        tile = {} if layout.tile is None else {"tile": layout.tile, "tiles": self.view.parts, "disk": layout.on_disk}
+        tile: dict[str, Any] = {}
+        if layout.tile is not None:
+            tile = {"tile": layout.tile, "tiles": self.view.parts, "held": layout.held, "disk": layout.on_disk}
         # With the same memory a run has the same tiles, and so becomes the same picture to the last bit.
-        tight = self._problem.settings.tile == "auto" and any(other.tile for other in self._problem.layouts)
+        tight = any(other.tile for other in self._problem.layouts)
         memory = {"memory": self._problem.memory} if tight else {}
         return {**made_by, **tile, **memory, "notes": [*made_by["notes"], *self._notes]}
 
@@ -378,7 +390,8 @@ class _Painter:
         height, width = self._shape
         self._layout = machines.less(self._problem.machine, self._problem.settings, self._layout, self._shape, error)
         self._held.close()
-        self._notes.append(f"memory ran out at {width}x{height}: from there on in tiles of {self._layout.tile} px")
+        self.tile = self._layout.tile
+        self._notes.append(f"memory ran out at {width}x{height}: from there on in tiles of {self.tile} px")
 
 
 def _image(settings: Settings, loop: Any, frozen: Any, photo: np.ndarray | None) -> np.ndarray:

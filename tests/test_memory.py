@@ -118,14 +118,49 @@ def test_what_is_asked_for_is_done():
     need = _need(2064)
     assert layouts.choose(need, "none", 10**6) == Layout()
     assert layouts.choose(need, 512, None) == Layout(512)
-    assert layouts.choose(need, 512, 10**6) == Layout(512, on_disk=True)
+    on_disk = int(layouts.peak(need, Layout(512, on_disk=True)))
+    assert layouts.choose(need, 512, on_disk + 1) == Layout(512, on_disk=True)
+    with pytest.raises(sk.SettingsError, match=r"2064x2064 pixels in tiles of 512 px take .* use a smaller tile"):
+        layouts.choose(need, 512, on_disk - 1)
+
+
+def test_what_memory_is_left_keeps_tiles():
+    need = _need(2064, footprint=Footprint(5e8, 3.0, 4.0, resting=1.0, holding=3.0, held=2.0))
+    least = layouts.peak(need, Layout(512))
+    unit = layouts.peak(need, Layout(512, held=9)) - layouts.peak(need, Layout(512, held=8))
+    assert unit == pytest.approx(2 * 4 * need.anatomy.activations * np.prod(layouts.window(need, Layout(512))))
+    counts = [layouts.choose(need, 512, int(least + share * unit)).held for share in (0.01, 0.5, 1.5, 3.5, 99)]
+    # The first has its own 2 + 3 units where tiles take 4 of them anyway.
+    assert counts == [0, 1, 2, 4, layouts.count(need, Layout(512))]
+    for share, held in zip((0.5, 1.5, 3.5), counts[1:], strict=False):
+        assert layouts.peak(need, Layout(512, held=held)) <= least + share * unit
+        assert layouts.peak(need, Layout(512, held=held + 1)) > least + share * unit
+    works = [layouts.work(need, Layout(512, held=held)) for held in (0, 1, layouts.count(need, Layout(512)))]
+    assert works[0] / works[2] == pytest.approx(1.5)
+    assert works[0] > works[1] > works[2]
+    assert layouts.choose(need, 512, None).held == 0
+    assert layouts.smaller(Layout(512, held=3), (2000, 2000)) == Layout(512)
+
+
+def test_devices_are_used_where_they_are_faster():
+    one, two = _need(2064), _need(2064, devices=4, spread=True)
+    assert layouts.choose(one._replace(devices=4), "auto", None) == Layout()
+    found = layouts.choose(two, "auto", None)
+    assert layouts.count(two, found) >= 4
+    assert layouts.work(two, found) < 1
+    assert layouts.choose(_need(144, devices=4, spread=True), "auto", None) == Layout()
+    # Each device looks at a tile at the same time.
+    assert layouts.peak(two, Layout(512)) > layouts.peak(one, Layout(512))
 
 
 def test_too_little_disk(monkeypatch):
     usage = type("Usage", (), {"free": 10**6})
     monkeypatch.setattr(machines.shutil, "disk_usage", lambda folder: usage)
+    made = layouts.peak
+    monkeypatch.setattr(layouts, "peak", lambda need, layout: made(need, layout) if layout.on_disk else 1e12)
     with pytest.raises(sk.SettingsError, match=r"56x45 pixels take .*MB of temporary files .* has 1MB; set TMPDIR"):
-        _run(tile=32, memory="2MB", margin=0)
+        _run(tile=32, memory="2GB", margin=0)
+    monkeypatch.setattr(layouts, "peak", made)
     assert _run(tile=32)[-1].provenance["disk"] is False
 
 
@@ -150,11 +185,11 @@ def test_every_engine_says_what_it_takes():
 _LAYERS = {"content_layers": "block2_conv2=1", "style_layers": "block1_conv1=1,block2_conv1=2"}
 
 
-def _run(callback=None, **changes):
+def _run(resume=None, **changes):
     random = np.random.default_rng(4)
     options = {"size": 80, "min_size": 56, "steps": (3, 5), "backbone": "vgg16", "weights": "random", **_LAYERS}
     chosen = sk.Settings(**{**options, "engine": "onnxruntime", **changes})
-    return list(sk.iterate(scene(random, 64, 80), scene(random, 64, 64), chosen))
+    return list(sk.iterate(scene(random, 64, 80), scene(random, 64, 64), chosen, resume=resume))
 
 
 def test_a_history_on_disk_is_the_same_history(rng):
@@ -186,6 +221,7 @@ def test_a_budget_decides(monkeypatch):
 
 
 def test_where_memory_runs_out_the_run_goes_on_in_tiles(monkeypatch):
+    """And so does one that is resumed from there."""
     expected = _run()
     machines._built.cache_clear()
     calls = []
@@ -209,6 +245,10 @@ def test_where_memory_runs_out_the_run_goes_on_in_tiles(monkeypatch):
     monkeypatch.setattr(engine.engine, "loop", failing, raising=False)
     found = _run()
     machines._built.cache_clear()
+    resumed = _run(resume=found[5].state)
+    assert resumed[0].provenance["tile"] == resumed[-1].state["tile"] == 32
+    for one, other in zip(resumed, found[6:], strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
     assert len(found) == len(expected)
     assert "tile" not in found[4].provenance
     assert found[5].provenance["tile"] == 32

@@ -12,7 +12,7 @@ from reference import Conv, Pool, numpy_ops
 from test_graphs_file import residual
 
 import stylekeras as sk
-from stylekeras import backbones, objective, style_losses, tiling
+from stylekeras import backbones, machines, objective, style_losses, tiling
 from stylekeras.errors import GraphError
 from stylekeras.settings import CHOICES
 from stylekeras.tiling import Field
@@ -141,7 +141,7 @@ def _in_tiles(engine, extract, tensor, module, image, targets, weights, parts, f
         content, styles = cut(targets["content"], "features"), [cut(style, "mask") for style in targets["styles"]]
         return tensor({"content": content, "styles": styles, "owned": tile.owned(fields)})
 
-    sums = tiling.add_up(parts, lambda tile: engine.array(measure(tensor(tile.cut(image)), given(tile))))
+    sums = tiling.add_up(engine.array(measure(tensor(tile.cut(image)), given(tile))) for tile in parts)
     scales = {tap: {"scale": target["scale"]} for tap, target in targets["content"].items()}
     styles = [
         {tap: {"target": one["target"], "scale": one["scale"]} for tap, one in style.items()}
@@ -150,9 +150,8 @@ def _in_tiles(engine, extract, tensor, module, image, targets, weights, parts, f
     compared = {"content": scales, "styles": styles}
     value, _, found = engine.differentiator(loss)(tensor(sums), tensor(compared), tensor(weights))
     cotangents = objective.parts(found)
-    return engine.array(value), tiling.gradient(
-        image, parts, lambda tile: engine.array(pull(tensor(tile.cut(image)), given(tile), cotangents)[2])
-    )
+    pulled = ((tile, engine.array(pull(tensor(tile.cut(image)), given(tile), cotangents)[2])) for tile in parts)
+    return engine.array(value), tiling.gradient(image, pulled)
 
 
 def _error(found, right):
@@ -228,6 +227,24 @@ _SHALLOW = {"content_layers": "block2_conv2=1", "style_layers": "block1_conv1=1,
 def test_tiled_is_whole_on_every_engine(rng, engine, style_loss, pooling, padding):
     options = {"style_loss": style_loss, "pooling": pooling, "padding": padding, "loss_scale": "absolute"}
     _agree(*_both(rng, (75, 90), 16, weights="random", engine=engine, **_SHALLOW, **options))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("style_loss", CHOICES["style_loss"])
+def test_what_tiles_keep_is_what_a_second_look_finds(monkeypatch, engine, style_loss):
+    looks, found = [], []
+    given = machines.TiledView._given
+    monkeypatch.setattr(machines.TiledView, "_given", lambda view, tile: looks.append(tile) or given(view, tile))
+    layout, options = machines.layout, {"weights": "random", "engine": engine, "style_loss": style_loss, **_SHALLOW}
+    for held in (0, 1, 5):
+        monkeypatch.setattr(machines, "layout", lambda *a, held=held, **b: layout(*a, **b)._replace(held=held))
+        whole, tiled = _both(np.random.default_rng(3), (75, 90), 16, **options)
+        _agree(whole, tiled)
+        found.append((tiled.gradient, len(looks)))
+        looks.clear()
+    assert [count for _, count in found] == [found[0][1], found[0][1] - 1, found[0][1] - 5]
+    for gradient, _ in found[1:]:
+        assert _error(gradient, found[0][0]) < 1e-5
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -1,6 +1,6 @@
 """Engines, one file per framework: what runs the objective, and on which device. Only `engines/X` imports framework X.
 
-An engine module has `sees_gpu()` and `Engine(precision)`, an object with
+An engine module has `sees_gpu()` and `Engine(precision, devices)` (how many at most, None for all GPUs), an object with
 
 - `ops`: the namespace (NumPy's names) that objective and optimizers are written in;
 - `name`, `version`, `device`, `precision`: what it runs on, in words;
@@ -11,6 +11,10 @@ An engine module has `sees_gpu()` and `Engine(precision)`, an object with
 - `evaluator(taps, objective) -> (image, targets, weights) -> (loss, terms, gradient)`;
 - `measurer(taps, objective) -> (image, targets) -> sums` and
   `differentiator(objective) -> (sums, targets, weights) -> (loss, terms, gradient)`: the two halves, for tiles;
+- `vjp(taps, objective) -> (image, targets) -> (sums, pull)`, where `pull(cotangents)`, called once, gives the gradient
+  in the image of the sums' product with them (by name, `objective.parts`) from what was kept of the network;
+- `devices`: how many it may spread tiles over, and, if that can be more than one, `together(function, group)`: what a
+  function of a `measurer` or `evaluator` gives for each arguments of a group of no more, all at the same time;
 - `loop(taps, objective, optimizer)`: the optimizer's state and its step, see `Loop`;
 - `tensor(array)` and `array(tensor)`, for nested structures of them.
 
@@ -37,6 +41,8 @@ from stylekeras.errors import EngineError, nearest
 # By measured speed (benchmarks/README.md), on a processor and on a GPU; "auto" is the first that can be used.
 ORDER = ("openvino", "tensorflow", "onnxruntime", "jax", "torch")
 GPU_ORDER = ("tensorflow", "jax", "torch", "onnxruntime")
+# Those that spread tiles over several devices.
+SPREADING = ("tensorflow", "jax")
 # What "onnx" stands for: the first of these that is installed.
 ONNX_RUNTIMES = ("openvino", "onnxruntime")
 
@@ -75,14 +81,17 @@ class Objective(Protocol):
         ...
 
 
-def load(name: str, precision: str) -> Any:
+def load(name: str, precision: str, devices: int | None = None) -> Any:
     """The engine of that name, ready to run.
 
-    Args: name: one of `ORDER`, "onnx" for the first of `ONNX_RUNTIMES` that is installed, or "auto".
-    Raises: EngineError if its framework is missing or Keras is already loaded on another backend.
+    Args: name: one of `ORDER`, "onnx" for the first of `ONNX_RUNTIMES` that is installed, or "auto"; devices: how many
+        tiles are spread over, None for all GPUs that it sees.
+    Raises: EngineError if its framework is missing, Keras is already loaded on another backend, or there are fewer
+        devices.
     """
     if name == "auto":
-        name = pick([name for name in ORDER if _may_have(name, precision)]) or "tensorflow"
+        able = [name for name in ORDER if _may_have(name, precision) and ((devices or 1) == 1 or name in SPREADING)]
+        name = pick(able) or "tensorflow"
     elif name == "onnx":
         name = pick(ONNX_RUNTIMES) or "onnxruntime"
     if missing(name):
@@ -91,7 +100,7 @@ def load(name: str, precision: str) -> Any:
         module = importlib.import_module(f"stylekeras.engines.{name}")
     except ImportError as error:
         raise EngineError(f"engine {name} is not available: {error}; {INSTALL[name]}") from error
-    return module.Engine(precision)
+    return module.Engine(precision, devices)
 
 
 def pick(names: Sequence[str]) -> str | None:
@@ -145,6 +154,20 @@ def precision_of(name: str, asked: str, *has: str, matrices: bool = False) -> st
     if asked == "auto":
         return "bfloat16" if matrices and "bfloat16" in has and has_matrix_unit() else has[0]
     return asked
+
+
+def devices_of(name: str, asked: int | None, kind: str, seen: Sequence[Any]) -> list[Any]:
+    """The devices that tiles are spread over: as many as asked for; if nothing was, all GPUs or one processor.
+
+    Raises: EngineError if there are fewer.
+    """
+    if asked is None:
+        return list(seen if kind == "GPU" else seen[:1])
+    if asked > len(seen):
+        have = f"{len(seen)} {kind}" if name in SPREADING else "one device at a time"
+        other = "" if name in SPREADING else f"; engines with several are {' and '.join(SPREADING)}"
+        raise EngineError(f"devices={asked}: engine {name} has {have}{other}")
+    return list(seen[:asked])
 
 
 def cannot_run(name: str, error: Exception) -> EngineError:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 
-from stylekeras.engines import Loop, Objective, cores, keras_on, precision_of
+from stylekeras import trees
+from stylekeras.engines import Loop, Objective, cores, devices_of, keras_on, precision_of
 from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
 
@@ -30,14 +32,18 @@ class Engine:
     ops = keras.ops
     reads_onnx = False
 
-    footprint = Footprint(fixed=1.20e09, activations=3.0, in_tiles=3.0)
+    footprint = Footprint(fixed=1.20e09, activations=3.0, in_tiles=4.0, resting=1.0, holding=4.0, held=2.2)
 
-    def __init__(self, precision: str) -> None:
+    def __init__(self, precision: str, devices: int | None = None) -> None:
         # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.
         jax.config.update("jax_default_matmul_precision", "highest")
         self.precision = precision_of(self.name, precision, "float32", "bfloat16")
-        device = jax.devices()[0]
-        self.device = f"GPU ({device.device_kind})" if sees_gpu() else f"CPU ({cores()} cores)"
+        chosen = devices_of(self.name, devices, "GPU" if sees_gpu() else "CPU", jax.devices())
+        self.devices = len(chosen)
+        self.device = f"GPU ({chosen[0].device_kind})" if sees_gpu() else f"CPU ({cores()} cores)"
+        if self.devices > 1:
+            self.device = f"{self.devices} x {self.device}"
+        self._mesh = jax.sharding.Mesh(np.array(chosen), ("tiles",))
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether memory ran out."""
@@ -59,8 +65,7 @@ class Engine:
 
     def evaluator(self, taps: Any, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(image, targets, weights) -> (loss, terms, gradient), compiled."""
-        evaluate = jax.jit(_evaluation(taps, objective))
-        return lambda image, targets, weights: evaluate(taps.parameters, image, targets, weights)
+        return Compiled(_evaluation(taps, objective), taps.parameters)
 
     def measurer(self, taps: Any, objective: Objective) -> Callable[[Any, Any], Any]:
         """(image, targets) -> sums, compiled."""
@@ -68,8 +73,39 @@ class Engine:
         def measure(parameters: Any, image: Any, targets: Any) -> Any:
             return objective.measure(self.ops, image, taps.pure(parameters, image), targets)
 
-        compiled = jax.jit(measure)
-        return lambda image, targets: compiled(taps.parameters, image, targets)
+        return Compiled(measure, taps.parameters)
+
+    def vjp(self, taps: Any, objective: Objective) -> Callable[[Any, Any], tuple[Any, Callable[[Any], Any]]]:
+        """(image, targets) -> (sums, cotangents -> gradient), compiled; see `stylekeras.engines`."""
+
+        def forward(parameters: Any, image: Any, targets: Any) -> tuple[Any, Any]:
+            def measure(image: Any) -> Any:
+                return objective.measure(self.ops, image, taps.pure(parameters, image), targets)
+
+            sums, pull = jax.vjp(measure, image)
+            return sums, pull
+
+        compiled, back = Compiled(forward, taps.parameters), jax.jit(lambda pull, cotangents: pull(cotangents)[0])
+
+        def run(image: Any, targets: Any) -> tuple[Any, Callable[[Any], Any]]:
+            sums, kept = compiled(image, targets)
+            named = trees.names(sums, "sums")
+
+            def pull(cotangents: Mapping[str, Any]) -> Any:
+                zeros = trees.leaves(trees.transform(jax.numpy.zeros_like, sums), "sums")
+                return back(kept, trees.transform(lambda name: cotangents.get(name, zeros[name]), named))
+
+            return sums, pull
+
+        return run
+
+    def together(self, function: Compiled, group: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """`function` of each arguments of a group, on as many devices at the same time."""
+        # All devices run; what is left over is not looked at.
+        full = [group[min(i, len(group) - 1)] for i in range(self.devices)]
+        stacked = jax.tree.map(lambda *items: jax.numpy.stack(items), *full)
+        found = function.sharded(self._mesh)(function.parameters, stacked)
+        return [jax.tree.map(lambda item, i=i: item[i], found) for i in range(len(group))]
 
     def differentiator(self, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(sums, targets, weights) -> (loss, terms, gradient), compiled."""
@@ -91,6 +127,30 @@ class Engine:
 
         compiled = jax.jit(advance)
         return Loop(self, optimizer, lambda state, *rest: compiled(taps.parameters, state, *rest))
+
+
+class Compiled:
+    """A function whose first argument are the kernels, compiled for one device or for several at once."""
+
+    def __init__(self, function: Callable[..., Any], parameters: Any) -> None:
+        self.parameters = parameters
+        self._function = function
+        self._compiled = jax.jit(function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What it makes of the other arguments."""
+        return self._compiled(self.parameters, *arguments)
+
+    @functools.cache  # noqa: B019 - lives as long as the engine
+    def sharded(self, mesh: Any) -> Any:
+        """(kernels, arguments stacked along a first axis) -> results stacked likewise, one on each device."""
+
+        def one(parameters: Any, stacked: Any) -> Any:
+            found = self._function(parameters, *jax.tree.map(lambda item: item[0], stacked))
+            return jax.tree.map(lambda item: item[None], found)
+
+        each, every = PartitionSpec("tiles"), PartitionSpec()
+        return jax.jit(jax.shard_map(one, mesh=mesh, in_specs=(every, each), out_specs=each))
 
 
 class Taps:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import openvino
 
-from stylekeras.engines import cannot_run, cores, multiplies_bfloat16, precision_of
+from stylekeras.engines import cannot_run, cores, devices_of, multiplies_bfloat16, precision_of
 from stylekeras.errors import RunError
 from stylekeras.graphs.engine import GraphEngine, Run
 from stylekeras.layout import Footprint
@@ -27,13 +27,14 @@ class Engine(GraphEngine):
     name = "openvino"
     version = openvino.__version__.partition("-")[0]
 
-    footprint = Footprint(fixed=7.20e08, activations=3.2, in_tiles=4.8)
+    footprint = Footprint(fixed=7.20e08, activations=3.2, in_tiles=4.8, resting=4.8, holding=11.5, held=1.9)
 
-    def __init__(self, precision: str) -> None:
+    def __init__(self, precision: str, devices: int | None = None) -> None:
         self._core = openvino.Core()
         # Without instructions for it, it would imitate it or compute in float32, and not say so.
         low = ("bfloat16",) if multiplies_bfloat16() else ()
         self.precision = precision_of(self.name, precision, "float32", *low, matrices=True)
+        self.devices = len(devices_of(self.name, devices, "device", [None]))
         self.device = f"CPU ({cores()} cores)"
 
     def prepare(self, graph: bytes, *, often: bool) -> Run:

@@ -7,7 +7,8 @@ serves every picture and every scale of a run.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -15,8 +16,8 @@ import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from stylekeras import engines
-from stylekeras.engines import Objective, Taps, cores, keras_on, precision_of
+from stylekeras import engines, trees
+from stylekeras.engines import Objective, Taps, cores, devices_of, keras_on, precision_of
 from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
 
@@ -42,13 +43,21 @@ class Engine:
     ops = keras.ops
     reads_onnx = False
 
-    footprint = Footprint(fixed=9.50e08, activations=2.2, in_tiles=2.4)
+    footprint = Footprint(fixed=9.50e08, activations=2.2, in_tiles=2.8, resting=0.7, holding=3.6, held=2.0)
 
-    def __init__(self, precision: str) -> None:
+    def __init__(self, precision: str, devices: int | None = None) -> None:
         tf.config.experimental.enable_tensor_float_32_execution(False)
         gpus = tf.config.list_physical_devices("GPU")
         self.precision = precision_of(self.name, precision, "float32", "bfloat16", matrices=not gpus)
+        kind = "GPU" if gpus else "CPU"
+        chosen = devices_of(self.name, devices, kind, tf.config.list_logical_devices(kind))
+        self.devices = len(chosen)
         self.device = _gpu_name(gpus[0]) if gpus else f"CPU ({cores()} cores)"
+        if self.devices > 1:
+            self.device = f"{self.devices} x {self.device}"
+        # Kernels are on all of them.
+        self._strategy = tf.distribute.MirroredStrategy([item.name for item in chosen]) if self.devices > 1 else None
+        self._together: dict[int, tuple[Any, Callable[..., Any]]] = {}
         self.traces = 0
 
     def out_of_memory(self, error: Exception) -> bool:
@@ -67,7 +76,8 @@ class Engine:
         """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}, compiled."""
         from stylekeras.backbones import vgg
 
-        model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
+        with nullcontext() if self._strategy is None else self._strategy.scope():
+            model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
         signature = [tf.TensorSpec((1, None, None, 3), tf.float32)]
         compiled: Taps = tf.function(lambda image: model(image, training=False), input_signature=signature)
         return compiled
@@ -90,6 +100,44 @@ class Engine:
     def measurer(self, taps: Taps, objective: Objective) -> Callable[[Any, Any], Any]:
         """(image, targets) -> sums, compiled."""
         return self.function(lambda image, targets: objective.measure(self.ops, image, taps(image), targets))
+
+    def vjp(self, taps: Taps, objective: Objective) -> Callable[[Any, Any], tuple[Any, Callable[[Any], Any]]]:
+        """(image, targets) -> (sums, cotangents -> gradient), compiled; see `stylekeras.engines`."""
+        measure = self.measurer(taps, objective)
+
+        def forward(image: Any, targets: Any) -> tuple[Any, Callable[[Any], Any]]:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(image)
+                sums = measure(image, targets)
+            named = trees.leaves(sums, "sums")
+
+            def pull(cotangents: Mapping[str, Any]) -> Any:
+                return tape.gradient([named[name] for name in cotangents], image, list(cotangents.values()))
+
+            return sums, pull
+
+        return forward
+
+    def together(self, function: Callable[..., Any], group: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """`function` of each arguments of a group, on as many devices at the same time."""
+        strategy = self._strategy
+        if strategy is None:
+            return [function(*arguments) for arguments in group]
+        # Kept with the function: another may be given its number once it is gone.
+        kept, run = self._together.get(id(function), (None, None))
+        if kept is not function or run is None:
+            run = tf.function(lambda arguments: strategy.run(function, args=arguments), reduce_retracing=True)
+            self._together[id(function)] = (function, run)
+        values = strategy.experimental_distribute_values_from_function(
+            # All devices run; what is left over is not looked at.
+            lambda context: group[min(context.replica_id_in_sync_group, len(group) - 1)]
+        )
+        found = run(values)
+
+        def of(device: int) -> Any:
+            return tf.nest.map_structure(lambda item: strategy.experimental_local_results(item)[device], found)
+
+        return [of(i) for i in range(len(group))]
 
     def differentiator(self, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(sums, targets, weights) -> (loss, terms, gradient), compiled."""

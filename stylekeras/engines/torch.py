@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from stylekeras import trees
-from stylekeras.engines import Loop, Objective, Taps, cores, keras_on, precision_of
+from stylekeras.engines import Loop, Objective, Taps, cores, devices_of, keras_on, precision_of
 from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
 
@@ -30,13 +30,14 @@ class Engine:
     ops = keras.ops
     reads_onnx = False
 
-    footprint = Footprint(fixed=1.50e09, activations=2.7, in_tiles=2.7)
+    footprint = Footprint(fixed=1.50e09, activations=2.7, in_tiles=2.7, resting=1.0, holding=1.5, held=3.5)
 
-    def __init__(self, precision: str) -> None:
+    def __init__(self, precision: str, devices: int | None = None) -> None:
         # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self.precision = precision_of(self.name, precision, "float32", "bfloat16", matrices=not sees_gpu())
+        self.devices = len(devices_of(self.name, devices, "device", [None]))
         self.device = f"GPU ({torch.cuda.get_device_name()})" if sees_gpu() else f"CPU ({cores()} cores)"
 
     def out_of_memory(self, error: Exception) -> bool:
@@ -83,6 +84,23 @@ class Engine:
                 return objective.measure(self.ops, image, taps(image), targets)
 
         return measure
+
+    def vjp(self, taps: Taps, objective: Objective) -> Callable[[Any, Any], tuple[Any, Callable[[Any], Any]]]:
+        """(image, targets) -> (sums, cotangents -> gradient), see `stylekeras.engines`."""
+
+        def forward(image: Any, targets: Any) -> tuple[Any, Callable[[Any], Any]]:
+            with torch.enable_grad():
+                image = image.detach().requires_grad_()
+                sums = objective.measure(self.ops, image, taps(image), targets)
+            named = trees.leaves(sums, "sums")
+
+            def pull(cotangents: Mapping[str, Any]) -> Any:
+                asked = [named[name] for name in cotangents]
+                return torch.autograd.grad(asked, image, list(cotangents.values()))[0]
+
+            return trees.transform(lambda value: value.detach(), sums), pull
+
+        return forward
 
     def differentiator(self, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(sums, targets, weights) -> (loss, terms, gradient)."""

@@ -88,6 +88,31 @@ class GraphEngine(Host):
 
         return measure
 
+    def vjp(self, taps: Taps, objective: Any) -> Callable[[Any, Any], tuple[Any, Callable[[Any], Any]]]:
+        """(image, targets) -> (sums, cotangents -> gradient), see `stylekeras.engines`."""
+
+        def half(index: int) -> _Graphs:
+            def build(image: Any, targets: Any, **more: Any) -> Any:
+                return step().halves(taps.model(), objective.measure, targets)[index]
+
+            return _Graphs(self, {"graph": f"vjp {index}", "taps": taps.key, "objective": objective.name}, build)
+
+        first, second = half(0), half(1)
+
+        def forward(image: Any, targets: Any) -> tuple[Any, Callable[[Any], Any]]:
+            found = first(image=image, targets=targets)
+            sums = trees.transform(lambda name: found[name], _names_of_sums(objective, targets))
+            # Under their names, as leaves of a tree.
+            kept = {name.removeprefix("kept/"): found[name] for name in found if name.startswith("kept/")}
+
+            def pull(cotangents: Mapping[str, Any]) -> Any:
+                given = {"image": image, "targets": targets, "cotangents": cotangents}
+                return second(**given, kept=kept)["gradient/image"]
+
+            return sums, pull
+
+        return forward
+
     def differentiator(self, objective: Any) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(sums, targets, weights) -> (loss, terms, gradient)."""
 
@@ -152,7 +177,9 @@ class _Graphs:
         self._runs: dict[str, Run] = {}
 
     def __call__(self, **given: Any) -> dict[str, np.ndarray]:
-        form = trees.transform(lambda value: _open(np.shape(value)), given)
+        # What was kept between two halves has its form from the rest.
+        told = {name: value for name, value in given.items() if name != "kept"}
+        form = trees.transform(lambda value: _open(np.shape(value)), told)
         form_key = repr(form)
         if form_key not in self._runs:
 

@@ -16,7 +16,9 @@ import onnx
 from stylekeras import trees
 from stylekeras.graphs.builder import Builder
 from stylekeras.graphs.gradient import append_gradient
+from stylekeras.graphs.split import split
 from stylekeras.graphs.trace import Ops, Tensor
+from stylekeras.objective import parts
 
 
 def build(
@@ -55,6 +57,28 @@ def measure(taps: onnx.ModelProto, measure: Any, targets: Any) -> onnx.ModelProt
     inputs = {"image": image}
     sums = measure(ops, image, features, _stand_ins(ops, targets, "targets", inputs))
     return ops.model("style_transfer_sums", inputs, trees.leaves(sums, "sums"))
+
+
+def halves(taps: onnx.ModelProto, measure: Any, targets: Any) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The sums of a picture, and the gradient in it of their product with given numbers.
+
+    Args: as for `measure`.
+    Returns: the model of `measure`, with outputs "kept/..." besides; and one with these as inputs, of the first one's
+        inputs what it needs, and "cotangents/sums/..." (all sums but counts), and the output "gradient/image".
+    """
+    ops = Ops(Builder())
+    image, features = _picture(ops, taps)
+    inputs = {"image": image}
+    sums = measure(ops, image, features, _stand_ins(ops, targets, "targets", inputs))
+    found = trees.leaves(sums, "sums")
+    products = []
+    for name, value in parts(sums).items():
+        key = f"cotangents/{name}"
+        inputs[key] = ops.input(key, value.shape)
+        products.append(ops.sum(value * inputs[key]))
+    outputs = {"product": sum(products[1:], products[0]), **found}
+    whole = append_gradient(ops.model("style_transfer_sums", inputs, outputs), "product", ["image"])
+    return split(whole, list(found), ["gradient/image"])
 
 
 def combine(combine: Any, sums: Any, targets: Any, weights: Any) -> onnx.ModelProto:

@@ -44,7 +44,14 @@ def made_up(settings=SETTINGS):
         "shape": [48, 64],
         "styles": [[1.0, 1.0]],
     }
-    place = {"scale": 0, "step": 2, "last": False, "terms": {"content": 0.1, "style": 1 / 3}, "moved": [0.1, 1e-17]}
+    place = {
+        "scale": 0,
+        "step": 2,
+        "last": False,
+        "terms": {"content": 0.1, "style": 1 / 3},
+        "moved": [0.1, 1e-17],
+        "tile": None,
+    }
     return {"run": run, **place, "optimizer": arrays}
 
 
@@ -193,6 +200,7 @@ BAD = {
     "terms": ({"change": _set("state", "terms", value={"content": "x"})}, "terms"),
     "moved": ({"change": _set("state", "moved", value=None)}, "moved"),
     "last": ({"change": _set("state", "last", value=1)}, "moved"),
+    "tile": ({"change": _set("state", "tile", value=15)}, "no such tiles"),
     "seconds": ({"change": _set("seconds", value=-1)}, "no time"),
     "done": ({"change": _set("done", value=True)}, "steps"),
     "output": ({"change": _set("output", value=3)}, "output"),

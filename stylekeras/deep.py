@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from stylekeras import bombs
+
 INSTALL = "pip install 'stylekeras[deep]'"
 
 # Compressions whose decoders are told how many bytes may come out: none, LZW, deflate (two codes), PackBits, Zstandard.
 _COMPRESSIONS = (1, 5, 8, 32946, 32773, 50000)
-# Pixels of a tile or strip, which may reach over the picture's edge.
-_MOST_TILE = 1 << 24
 
 
 def here() -> bool:
@@ -53,7 +53,9 @@ def _read_tiff(path: Path, image: Image.Image) -> npt.NDArray[np.uint16] | None:
             and page.samplesperpixel == 3 + len(page.extrasamples)
             and tuple(page.extrasamples) in ((), (1,), (2,))
             and page.compression in _COMPRESSIONS
-            and (not page.is_tiled or page.tilewidth * page.tilelength <= _MOST_TILE)
+            and (
+                not page.is_tiled or page.tilewidth * page.tilelength <= max(bombs.MAX_TILE, image.width * image.height)
+            )
         )
         if not known:
             return None

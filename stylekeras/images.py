@@ -334,6 +334,10 @@ def _check_header(image: Image.Image, label: str, most: int) -> None:
     tags = dict(getattr(image, "tag_v2", {}))
     if image.mode.startswith("I;16") and (tags.get(258, (16,)) != (16,) or tags.get(262, 1) != 1):
         raise ImageError(f"{label}: grey TIFF of an unusual kind (12 bit or inverted); save it as plain 8 or 16 bit")
+    # A tile is decoded as a whole, however little of it the picture needs.
+    tile = [value for tag in (322, 323) for value in np.ravel(tags.get(tag, ())).tolist()]
+    if math.prod(tile) > max(bombs.MAX_TILE, width * height):
+        raise ImageError(f"{label}: damaged: tiles of {tile[0]} x {tile[-1]} for a picture of {width} x {height}")
 
 
 def _from_file(path: Path, image: Image.Image, label: str) -> Picture:

@@ -206,6 +206,20 @@ def test_damaged_16_bit_files_give_a_picture_or_an_image_error(tmp_path, name):
         logging.getLogger("tifffile").disabled = False
 
 
+def test_a_tile_much_larger_than_the_picture_is_refused(tmp_path):
+    values = (noise() * 65535).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "deep.tif", values, photometric="rgb", compression="zlib", tile=(16, 32))
+    data = (tmp_path / "deep.tif").read_bytes()
+    for tag, small in ((322, 32), (323, 16)):
+        old = struct.pack("<HHII", tag, 4, 1, small) if struct.pack("<HHII", tag, 4, 1, small) in data else None
+        old = old or struct.pack("<HHIHH", tag, 3, 1, small, 0)
+        assert data.count(old) == 1
+        data = data.replace(old, struct.pack("<HHII", tag, 4, 1, 40_000))
+    (tmp_path / "deep.tif").write_bytes(data)
+    with pytest.raises(ImageError, match="damaged: tiles of 40000 x 40000 for a picture of 48 x 40"):
+        images.load_image(tmp_path / "deep.tif")
+
+
 # Profiles
 
 

@@ -616,7 +616,9 @@ def _write_tiff(
     if extras.exif is not None:
         about, inner = exif_fields(extras.exif, height, width, srgb=extras.profile is None)
     profile = profiles.srgb() if extras.profile is None else extras.profile
-    fields = {**about, 34675: frames.Field(frames.UNDEFINED, len(profile), profile)}
+    fields = dict(about)
+    if profile:
+        fields[34675] = frames.Field(frames.UNDEFINED, len(profile), profile)
     if text is not None:
         fields[270] = frames.ascii_field(text.encode("ascii"))
     if extras.xmp is not None:

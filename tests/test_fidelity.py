@@ -237,6 +237,17 @@ def test_a_picture_says_that_it_is_srgb(tmp_path):
         assert (tmp_path / f"again{ending}").read_bytes() == data
 
 
+def test_a_pillow_without_littlecms_writes_pictures_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles.features, "check", lambda name: False)
+    profiles.srgb.cache_clear()
+    try:
+        for ending in PICTURES:
+            images.save_image(tmp_path / f"out{ending}", noise())
+            assert "icc_profile" not in opened(tmp_path / f"out{ending}").info
+    finally:
+        profiles.srgb.cache_clear()
+
+
 def gammas(values, profile):
     """From linear light of sRGB's primaries to the two profiles here, by their definitions, in float64."""
     srgb = np.array([(0.64, 0.33), (0.30, 0.60), (0.15, 0.06)])

@@ -150,6 +150,7 @@ def keeper(
         return None
     from stylekeras import checkpoint, files
 
+    from . import outputs
     from .inputs import network_file
 
     every = DEFAULT if every is None else every
@@ -164,6 +165,7 @@ def keeper(
         "inputs": inputs,
         "versions": job.recipe["versions"],
         "output": absolute(output),
+        "form": outputs.of(job.recipe).get("output"),
         "every": every,
         "save_every": save_every,
     }

@@ -65,7 +65,7 @@ def resume(
     from stylekeras import files
     from stylekeras.images import check_output
 
-    from . import inputs, runs
+    from . import inputs, outputs, runs
     from .beside import beside
     from .chatter import filtered
     from .checkpoints import DEFAULT, Keeper, absolute, parse_every
@@ -85,16 +85,18 @@ def resume(
         ours = functools.partial(is_ours, job, made_by)
         inside = [*what.pictures, checkpoint]
         check_output(target, overwrite=overwrite or ours(target), inputs=inside)
+        form = outputs.fitting(outputs.recorded(about.get("form")), target, display)
+        job = outputs.written_as(job, form, what.content, target, display)
         files.check_destination(checkpoint, (Path(checkpoint).suffix.lower(),), overwrite=True, inputs=what.pictures)
         files.sweep(Path(checkpoint).resolve())
         about, state, picture = checkpoints.load(checkpoint)
         done, seconds = about["done"], about["seconds"]
         kept = {"settings": about["settings"].to_dict(), "inputs": entries, "output": absolute(target)}
-        kept["versions"] = job.recipe["versions"]
+        kept |= {"versions": job.recipe["versions"], "form": about.get("form")}
         keeper = Keeper(checkpoint, often, {**kept, "every": every, "save_every": save_every}, done)
         curve, more = _curve(about.get("curve"), done), (plot, timelapse, timelapse_every)
-        outputs, given = (target, checkpoint), what.pictures
-        side = beside(job, display, *more, outputs=outputs, inputs=given, overwrite=overwrite, curve=curve)
+        others, given = (target, checkpoint), what.pictures
+        side = beside(job, display, *more, outputs=others, inputs=given, overwrite=overwrite, curve=curve)
         watch = runs.watching(job, display, target, save_every, keeper, side, overwrite=overwrite, ours=ours)
         for line in inputs.differences(_dict(about.get("versions")), job.recipe["versions"], _VERSIONS):
             display.warning(f"{line}; the picture may differ in its last bits")
@@ -102,7 +104,7 @@ def resume(
         replace = overwrite or ours(target)
         if picture is not None:
             # All steps were done, and only the picture is missing.
-            outcome = runs.Outcome(picture, None, done, runs.recipe_of_last(job, done, made_by))
+            outcome = runs.Outcome(picture, None, done, runs.recipe_of_last(job, done, made_by), writing=job.writing)
             extra = {"seconds": seconds}
             return runs.finish(outcome, target, display, overwrite=replace, extra=extra, keeper=keeper, beside=side)
         if plot is not None and not curve.points:

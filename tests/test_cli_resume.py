@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -77,6 +78,26 @@ def names(folder):
 
 def paint(*more, output="out.png", styles=("paint.png",)):
     return ["stylize", "photo.png", *styles, "-o", output, *TINY, *more]
+
+
+def test_a_resumed_run_writes_its_picture_as_the_other_would_have(run, folder, monkeypatch, stopping):
+    photo = Image.open("photo.png")
+    photo.putalpha(Image.linear_gradient("L").resize(photo.size))
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    photo.save("photo.png", exif=exif)
+    more = ["--metadata", "keep", "--depth", "16", "--quiet"]
+    assert run(*paint(*more, output="whole.png"))[0] == 0
+    stopping(KeyboardInterrupt(), 5)
+    assert run(*paint(*KEEP, *more))[0] == 130
+    restore(monkeypatch)
+    assert run("resume", "run.npz", "--quiet")[0] == 0
+    for name in ("whole.png", "out.png"):
+        with Image.open(name) as picture:
+            assert picture.getexif()[271] == "Maker"
+            assert picture.mode == "RGBA"
+    assert np.array_equal(imagecodecs.imread("out.png"), imagecodecs.imread("whole.png"))
+    assert recipe.read("out.png")["output"]["depth"] == 16
 
 
 # --- when -----------------------------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ class Keeper:
         about: What is the same in all of them, see `stylekeras.checkpoint.save`.
         done: The steps, over all scales, of the one that is there; 0 if none is.
         since: When it was written, or the run began, of `time.monotonic`.
+        curve: The losses so far, a `plot.Curve` that others add to.
     """
 
     path: str
@@ -78,6 +79,7 @@ class Keeper:
     about: Mapping[str, Any]
     done: int = 0
     since: float = field(default_factory=lambda: time.monotonic())
+    curve: Any = None
 
     def watch(self, done: int, progress: sk.Progress) -> None:
         """Called after every step. Raises: RunError."""
@@ -95,6 +97,8 @@ class Keeper:
         from stylekeras import checkpoint, files
 
         about = {**self.about, "done": done, "seconds": progress.seconds, "provenance": dict(progress.provenance)}
+        if self.curve is not None:
+            about["curve"] = self.curve.until(done).to_dict()
         nothing_left = progress.last and progress.scale + 1 == progress.scales
         try:
             checkpoint.save(self.path, progress.state, about, picture=progress.image if nothing_left else None)
@@ -146,6 +150,7 @@ def keeper(
         return None
     from stylekeras import checkpoint, files
 
+    from . import outputs
     from .inputs import network_file
 
     every = DEFAULT if every is None else every
@@ -160,6 +165,7 @@ def keeper(
         "inputs": inputs,
         "versions": job.recipe["versions"],
         "output": absolute(output),
+        "form": outputs.of(job.recipe).get("output"),
         "every": every,
         "save_every": save_every,
     }

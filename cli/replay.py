@@ -55,7 +55,7 @@ def replay(
     from stylekeras import recipe
     from stylekeras.images import check_output
 
-    from . import inputs, runs
+    from . import inputs, outputs, runs
     from .chatter import filtered
     from .display import Display
     from .resume import prepare
@@ -85,6 +85,8 @@ def replay(
         what = inputs.again(settings, entries, made_by if engine is None else _without_engine(made_by), finder.find)
         check_output(output, overwrite=overwrite, inputs=[picture, *what.pictures])
         job = prepare(settings, entries, what)
+        form = outputs.fitting(outputs.recorded(made.get("output")), output, display)
+        job = outputs.written_as(job, form, what.content, output, display)
         for name, version in _versions(made):
             here = {"stylekeras": sk.__version__, **job.recipe["versions"]}.get(name)
             if version != here:

@@ -12,6 +12,7 @@ import typer
 
 import stylekeras as sk
 
+from .beside import Plot, Timelapse, TimelapseEvery
 from .options import Json, Overwrite, Quiet, Verbose
 
 File = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="What --checkpoint wrote.", show_default=False)]
@@ -47,6 +48,9 @@ def resume(
     checkpoint: File,
     output: Output = None,
     checkpoint_every: Every = None,
+    plot: Plot = None,
+    timelapse: Timelapse = None,
+    timelapse_every: TimelapseEvery = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -55,13 +59,14 @@ def resume(
     """Go on with an interrupted run. Its inputs are found where they were, or beside the checkpoint.
 
     The picture becomes the one that the run would have made. CHECKPOINT is written again as the run goes on, and
-    removed once the picture is written.
+    removed once the picture is written. Loss curves are of the whole run, a time-lapse begins where it goes on.
     """
     from stylekeras import checkpoint as checkpoints
     from stylekeras import files
     from stylekeras.images import check_output
 
-    from . import inputs, runs
+    from . import inputs, outputs, runs
+    from .beside import beside
     from .chatter import filtered
     from .checkpoints import DEFAULT, Keeper, absolute, parse_every
     from .display import Display
@@ -80,29 +85,39 @@ def resume(
         ours = functools.partial(is_ours, job, made_by)
         inside = [*what.pictures, checkpoint]
         check_output(target, overwrite=overwrite or ours(target), inputs=inside)
+        form = outputs.fitting(outputs.recorded(about.get("form")), target, display)
+        job = outputs.written_as(job, form, what.content, target, display)
         files.check_destination(checkpoint, (Path(checkpoint).suffix.lower(),), overwrite=True, inputs=what.pictures)
         files.sweep(Path(checkpoint).resolve())
         about, state, picture = checkpoints.load(checkpoint)
         done, seconds = about["done"], about["seconds"]
         kept = {"settings": about["settings"].to_dict(), "inputs": entries, "output": absolute(target)}
-        kept["versions"] = job.recipe["versions"]
+        kept |= {"versions": job.recipe["versions"], "form": about.get("form")}
         keeper = Keeper(checkpoint, often, {**kept, "every": every, "save_every": save_every}, done)
-        watch = runs.watching(job, display, target, save_every, keeper, overwrite=overwrite, ours=ours)
+        curve, more = _curve(about.get("curve"), done), (plot, timelapse, timelapse_every)
+        others, given = (target, checkpoint), what.pictures
+        side = beside(job, display, *more, outputs=others, inputs=given, overwrite=overwrite, curve=curve)
+        watch = runs.watching(job, display, target, save_every, keeper, side, overwrite=overwrite, ours=ours)
         for line in inputs.differences(_dict(about.get("versions")), job.recipe["versions"], _VERSIONS):
             display.warning(f"{line}; the picture may differ in its last bits")
         display.message(f"going on after step {done} of at most {sum(steps for *_, steps in job.schedule)} to {target}")
         replace = overwrite or ours(target)
         if picture is not None:
             # All steps were done, and only the picture is missing.
-            outcome = runs.Outcome(picture, None, done, runs.recipe_of_last(job, done, made_by))
-            return runs.finish(outcome, target, display, overwrite=replace, extra={"seconds": seconds}, keeper=keeper)
+            outcome = runs.Outcome(picture, None, done, runs.recipe_of_last(job, done, made_by), writing=job.writing)
+            extra = {"seconds": seconds}
+            return runs.finish(outcome, target, display, overwrite=replace, extra=extra, keeper=keeper, beside=side)
+        if plot is not None and not curve.points:
+            display.warning(f"the loss curves begin at step {done + 1}: the checkpoint does not hold those before")
+        if timelapse is not None:
+            display.message(f"the time-lapse begins at step {done + 1}: a checkpoint holds no frames")
         # What was "auto" has been decided, and where files are may have changed; everything else has been compared.
         chosen = job.settings.to_dict()
         run = {**state["run"], "settings": {name: chosen[name] for name in state["run"]["settings"]}}
         check = functools.partial(_check, display, made_by, _ROUNDS if state["last"] else _ROUNDS_AT_A_SCALE)
         before = runs.Before({**state, "run": run}, done, seconds, check)
         outcome = runs.follow(job, display, watch=watch, before=before)
-        return runs.finish(outcome, target, display, overwrite=replace, keeper=keeper)
+        return runs.finish(outcome, target, display, overwrite=replace, keeper=keeper, beside=side)
 
 
 def prepare(settings: sk.Settings, entries: Any, what: Any) -> Any:
@@ -147,6 +162,16 @@ def _check(display: Any, before: Mapping[str, Any], rounds: Sequence[str], now: 
         )
     for line in differences(before, now, rounds):
         display.warning(f"{line}; the picture may differ in its last bits")
+
+
+def _curve(kept: Any, done: int) -> Any:
+    """The losses until then that a checkpoint holds, none if it does not."""
+    from .plot import Curve
+
+    try:
+        return Curve.from_dict(kept).until(done)
+    except ValueError:
+        return Curve()
 
 
 def _dict(value: Any) -> dict[str, Any]:

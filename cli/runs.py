@@ -22,6 +22,8 @@ from stylekeras.images import check_output
 from stylekeras.settings import INITS
 from stylekeras.weights import CHANNELS, nearest_layer
 
+from . import outputs
+from .beside import Beside
 from .checkpoints import Keeper
 from .display import Display, Schedule, interrupted, strict
 from .signals import noticed, uninterrupted
@@ -38,6 +40,7 @@ class Job:
         styles: The paintings; none to reconstruct the content alone.
         recipe: Of the picture; its provenance is filled in when it is known.
         schedule: The scales.
+        writing: How its pictures are written: more arguments of `sk.save_image`, see `outputs`.
     """
 
     settings: sk.Settings
@@ -45,6 +48,7 @@ class Job:
     styles: Sequence[sk.Style]
     recipe: dict[str, Any]
     schedule: Schedule
+    writing: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -57,6 +61,7 @@ class Outcome:
         done: Its number over all scales.
         recipe: Of `image`.
         error: What ended the run, if something did: a KeyboardInterrupt, our own error, or a bug's.
+        writing: The job's.
     """
 
     image: Any = None
@@ -64,6 +69,7 @@ class Outcome:
     done: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)
     error: BaseException | None = None
+    writing: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -188,11 +194,13 @@ def watching(
     output: str,
     save_every: int | None,
     keeper: Keeper | None,
+    beside: Beside,
     *,
     overwrite: bool,
     ours: Callable[[str], bool] = lambda path: False,
 ) -> Callable[[int, sk.Progress], None]:
-    """What `follow` calls after each step: writes the pictures of `--save-every` and the checkpoints.
+    """What `follow` calls after each step: writes the pictures of `--save-every` and the checkpoints, and remembers
+    what goes into the files beside the picture.
 
     Args:
         ours: Whether an existing file is this run's, and so may be replaced.
@@ -201,11 +209,15 @@ def watching(
     """
     name = None if save_every is None else numbered(output, save_every, job.schedule, overwrite=overwrite, ours=ours)
 
+    if keeper is not None:
+        keeper.curve = beside.curve
+
     def watch(done: int, progress: sk.Progress) -> None:
+        beside.watch(done, progress)
         if name is not None and save_every is not None and done % save_every == 0:
             path, made_by = name(done), recipe_of(job, done, progress)
             try:
-                sk.save_image(path, progress.image, overwrite=overwrite or ours(path), recipe=made_by)
+                sk.save_image(path, progress.image, overwrite=overwrite or ours(path), recipe=made_by, **job.writing)
             except sk.StyleKerasError as error:  # the run's own picture is still to come
                 display.warning(str(error))
         if keeper is not None:
@@ -238,7 +250,7 @@ def follow(
     # An average of iterates (Adam) can be bad one step before the loss shows it; the best picture (L-BFGS) cannot, and
     # its state is large.
     seen: deque[tuple[int, sk.Progress]] = deque(maxlen=1 if job.settings.optimizer == "lbfgs" else 2)
-    outcome, done = Outcome(), before.done
+    outcome, done = Outcome(writing=job.writing), before.done
     try:
         with noticed() as check_interrupted, display.progress(job.schedule, title) as run:
             if plan and not display.quiet:
@@ -288,13 +300,15 @@ def finish(
     extra: Mapping[str, Any] | None = None,
     saved: Callable[[str], None] | None = None,
     keeper: Keeper | None = None,
+    beside: Beside | None = None,
 ) -> int:
     """Save the picture of a run, whole or so far, and say so.
 
     Args:
         extra: Goes into the JSON event.
-        saved: Called with the picture's path once it is there.
+        saved: Called with the picture's path once it is there; may raise a RunError.
         keeper: Of the run's checkpoints: one more is written if it ends early, and none is left if it does not.
+        beside: The other files of the run, written after the picture.
 
     Returns: the exit code. Raises: what ended the run, if that was an error.
     """
@@ -304,7 +318,7 @@ def finish(
         raise outcome.error or sk.RunError("the schedule has no step")
     with uninterrupted():
         try:
-            written = save(output, outcome.image, outcome.recipe, overwrite=overwrite)
+            written = save(output, outcome.image, outcome.recipe, overwrite=overwrite, **outcome.writing)
         except sk.RunError as error:
             if outcome.error is not None and not isinstance(outcome.error, KeyboardInterrupt):
                 display.message(f"it failed: {outcome.error}", always=True)
@@ -312,8 +326,16 @@ def finish(
             if keeper is None or not keeper.done:
                 raise
             raise sk.RunError(f"{error}; {keeper.left()} -o FILE") from error
-        if saved is not None:
-            saved(written)
+        failed: sk.RunError | None = None
+        try:
+            if saved is not None:
+                saved(written)
+            if beside is not None:
+                beside.write(outcome)
+        except sk.RunError as error:  # the picture is there, and what ended the run is said as well
+            failed = error
+        if failed is not None and outcome.error is not None:
+            display.message(f"Warning: {failed}", always=True)
         if isinstance(outcome.error, KeyboardInterrupt):
             _keep(outcome, display, keeper)
             return _stopped(written, display, keeper)
@@ -324,8 +346,10 @@ def finish(
         if keeper is not None and keeper.done:
             display.message(keeper.left(), always=True)
         raise outcome.error
+    if failed is not None:
+        raise sk.RunError(f"{failed}; the picture is in {written}") from failed
     height, width = outcome.image.shape[:2]
-    fields = dict(extra or {})
+    fields = {**(beside.written if beside is not None else {}), **(extra or {})}
     if outcome.progress is not None:
         last = outcome.progress
         fields = {"loss": last.loss, "terms": last.terms, "seconds": last.seconds, **fields}
@@ -354,13 +378,13 @@ def _stopped(written: str | None, display: Display, keeper: Keeper | None) -> in
     return INTERRUPTED
 
 
-def save(output: str, image: Any, made_by: Mapping[str, Any], *, overwrite: bool) -> str:
-    """Save a picture that took long to make.
+def save(output: str, image: Any, made_by: Mapping[str, Any], *, overwrite: bool, **writing: Any) -> str:
+    """Save a picture that took long to make; `writing` is for `sk.save_image`.
 
     Returns: where. That is not `output` if a file of that name has come up during the run: neither is lost.
     """
     try:
-        sk.save_image(output, image, overwrite=overwrite, recipe=made_by)
+        sk.save_image(output, image, overwrite=overwrite, recipe=made_by, **writing)
         return output
     except sk.OutputError as error:
         path = Path(output)
@@ -369,7 +393,7 @@ def save(output: str, image: Any, made_by: Mapping[str, Any], *, overwrite: bool
         for number in range(2, 1000):
             other = path.with_name(f"{path.stem}-{number}{path.suffix}")
             with contextlib.suppress(sk.OutputError):
-                sk.save_image(other, image, recipe=made_by)
+                sk.save_image(other, image, recipe=made_by, **writing)
                 return str(other)
         raise sk.RunError(str(error)) from error
 
@@ -423,7 +447,8 @@ def recipe_of_last(job: Job, done: int, provenance: Mapping[str, Any]) -> dict[s
 def _recipe(job: Job, done: int, provenance: Mapping[str, Any], *, finished: bool) -> dict[str, Any]:
     total = sum(steps for _, _, steps in job.schedule)
     made_by = {**provenance, "steps_done": done, "steps_total": total, "finished": finished}
-    return {**recipe.build(job.recipe["settings"], None, made_by), "inputs": job.recipe["inputs"]}
+    built = recipe.build(job.recipe["settings"], None, made_by)
+    return {**built, "inputs": job.recipe["inputs"], **outputs.of(job.recipe)}
 
 
 def recipe_of_a_sheet(

@@ -8,6 +8,8 @@ import typer
 
 from stylekeras.settings import INITS
 
+from . import outputs
+from .beside import Plot, Timelapse, TimelapseEvery
 from .checkpoints import Checkpoint, CheckpointEvery
 from .options import Config, Content, Json, Output, Overwrite, Quiet, Styles, Verbose, numbers, settings, with_settings
 
@@ -42,9 +44,16 @@ def stylize(
     output: Output,
     style_weights: PerStyle = None,
     style_scales: Scales = None,
+    profile: outputs.Profile = "srgb",
+    metadata: outputs.Metadata = "drop",
+    alpha: outputs.Alpha = "keep",
+    depth: outputs.Depth = None,
     save_every: Every = None,
     checkpoint: Checkpoint = None,
     checkpoint_every: CheckpointEvery = None,
+    plot: Plot = None,
+    timelapse: Timelapse = None,
+    timelapse_every: TimelapseEvery = None,
     config: Config = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -55,12 +64,14 @@ def stylize(
 ) -> int:
     """Paint CONTENT in the style of STYLE, or of several."""
     chosen = settings(given, config)
+    form = outputs.Form(profile, metadata, alpha, depth)
     weights = numbers("--style-weights", style_weights, len(styles))
     scales = numbers("--style-scales", style_scales, len(styles))
 
     from stylekeras.images import check_output
 
     from . import runs
+    from .beside import beside
     from .chatter import filtered
     from .checkpoints import keeper
     from .display import Display
@@ -68,8 +79,11 @@ def stylize(
     check_output(output, overwrite=overwrite, inputs=[content, *styles, chosen.init])
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
         job = runs.prepare(chosen, content, styles, weights, scales)
+        job = outputs.written_as(job, form, content, output, display)
         paths = [content, *styles, *([chosen.init] if chosen.init not in INITS else [])]
+        others, more = (output, checkpoint), (plot, timelapse, timelapse_every)
+        side = beside(job, display, *more, outputs=others, inputs=paths, overwrite=overwrite)
         keep = keeper(checkpoint, checkpoint_every, output, paths, job, overwrite=overwrite, save_every=save_every)
-        watch = runs.watching(job, display, output, save_every, keep, overwrite=overwrite)
+        watch = runs.watching(job, display, output, save_every, keep, side, overwrite=overwrite)
         outcome = runs.follow(job, display, watch=watch, plan=True)
-        return runs.finish(outcome, output, display, overwrite=overwrite, keeper=keep)
+        return runs.finish(outcome, output, display, overwrite=overwrite, keeper=keep, beside=side)

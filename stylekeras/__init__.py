@@ -26,8 +26,9 @@ if TYPE_CHECKING:
         StyleKerasError,
         WeightsError,
     )
+    from stylekeras.extras import Extras
     from stylekeras.forecast import Plan, plan
-    from stylekeras.images import load_image, save_image
+    from stylekeras.images import load_extras, load_image, save_image
     from stylekeras.progress import Evaluation, Progress
     from stylekeras.settings import Settings, Style
     from stylekeras.transfer import iterate, loss_and_gradient, stylize
@@ -48,8 +49,9 @@ _HOMES = {
         "StyleKerasError",
         "WeightsError",
     ),
+    "extras": ("Extras",),
     "forecast": ("Plan", "plan"),
-    "images": ("load_image", "save_image"),
+    "images": ("load_extras", "load_image", "save_image"),
     "progress": ("Evaluation", "Progress"),
     "settings": ("Settings", "Style"),
     "transfer": ("iterate", "loss_and_gradient", "stylize"),
@@ -61,6 +63,7 @@ __all__ = [
     "DivergedError",
     "EngineError",
     "Evaluation",
+    "Extras",
     "GraphError",
     "ImageError",
     "OutputError",
@@ -74,6 +77,7 @@ __all__ = [
     "StyleKerasError",
     "WeightsError",
     "iterate",
+    "load_extras",
     "load_image",
     "loss_and_gradient",
     "plan",

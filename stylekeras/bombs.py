@@ -17,6 +17,9 @@ MAX_PIXELS = 89_478_485
 # have hundreds.
 PIXELS_PER_BYTE = 32
 
+# Pixels of a TIFF's tile, which may reach over the picture's edge.
+MAX_TILE = 1 << 24
+
 _changing = threading.Lock()
 
 

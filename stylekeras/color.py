@@ -63,7 +63,7 @@ def oklab_to_linear(image: npt.ArrayLike) -> Floats:
     return _apply(_LMS_TO_RGB, _cube(_apply(_LAB_TO_LMS, _floats(image))))
 
 
-def match(image: npt.ArrayLike, reference: npt.ArrayLike) -> Floats:
+def match(image: npt.ArrayLike, reference: npt.ArrayLike, amount: float = 1.0) -> Floats:
     """Give `image` the colours of `reference`: the same mean and covariance of its sRGB values.
 
     Among the linear maps that do so, this is the one that moves colours least: the Monge-Kantorovich map
@@ -72,16 +72,23 @@ def match(image: npt.ArrayLike, reference: npt.ArrayLike) -> Floats:
     "Preserving color in neural artistic style transfer" (2016), who use R^1/2 S^-1/2 (which may rotate hues), and in
     the regularisation of both covariances by `EPSILON`.
 
-    image: (h, w, 3) in [0, 1]; reference: (h', w', 3) in [0, 1].
+    With an `amount` below 1 every colour goes that share of its way, (1 - amount) x + amount T(x): of all ways from the
+    one distribution of colours to the other the shortest (McCann's interpolation), without a muddy mixture halfway.
+
+    image: (h, w, 3) in [0, 1]; reference: (h', w', 3) in [0, 1]; amount: in [0, 1], 0 changes nothing.
     Returns: (h, w, 3) in [0, 1], clipped, so mean and covariance are exact only where nothing had to be clipped.
     Raises `ImageError` for other shapes.
     """
     x, y = _pictures(image, reference)
+    if amount == 0:
+        return x.copy()
     mean, covariance = _statistics(x)
     target_mean, target_covariance = _statistics(y)
     root = _matrix_power(covariance, 0.5)
     inverse_root = _matrix_power(covariance, -0.5)
     transform = inverse_root @ _matrix_power(root @ target_covariance @ root, 0.5) @ inverse_root
+    transform = (1 - amount) * np.eye(3) + amount * transform
+    target_mean = (1 - amount) * mean + amount * target_mean
     moved = np.empty(x.shape, x.dtype)
     for rows in blocks.rows(x.shape):
         colours = _apply(transform, x[rows] - mean.astype(x.dtype)) + target_mean.astype(x.dtype)
@@ -89,12 +96,15 @@ def match(image: npt.ArrayLike, reference: npt.ArrayLike) -> Floats:
     return moved
 
 
-def luminance(stylised: npt.ArrayLike, photo: npt.ArrayLike) -> Floats:
+def luminance(stylised: npt.ArrayLike, photo: npt.ArrayLike, amount: float = 1.0) -> Floats:
     """The lightness of `stylised` with the chroma and hue of `photo`, in OkLab (Ottosson 2020).
 
     Where the two do not fit into sRGB together, the chroma is reduced: lightness (the brush strokes) and hue stay.
 
-    stylised, photo: (h, w, 3) in [0, 1], of the same shape.
+    With an `amount` below 1 the chroma is that share of the photo's and the rest of `stylised`'s own, mixed in OkLab's
+    a and b, where equal steps look equal.
+
+    stylised, photo: (h, w, 3) in [0, 1], of the same shape. amount: in [0, 1], 0 changes nothing.
     Returns: (h, w, 3) in [0, 1]. Raises `ImageError` for other or different shapes.
     """
     x, y = _pictures(stylised, photo)
@@ -102,10 +112,13 @@ def luminance(stylised: npt.ArrayLike, photo: npt.ArrayLike) -> Floats:
         raise ImageError(
             f"colours of a {_size(y)} photo for a {_size(x)} picture: resize the photo to the picture first"
         )
+    if amount == 0:
+        return x.copy()
     result = np.empty(x.shape, x.dtype)
     for rows in blocks.rows(x.shape):
-        lab = linear_to_oklab(srgb_to_linear(y[rows]))
-        lab[..., 0] = np.clip(linear_to_oklab(srgb_to_linear(x[rows]))[..., 0], 0, 1)
+        lab, own = linear_to_oklab(srgb_to_linear(y[rows])), linear_to_oklab(srgb_to_linear(x[rows]))
+        lab[..., 0] = np.clip(own[..., 0], 0, 1)
+        lab[..., 1:] = (1 - amount) * own[..., 1:] + amount * lab[..., 1:]
         result[rows] = np.clip(linear_to_srgb(_displayable(lab)), 0, 1)
     return result
 

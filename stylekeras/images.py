@@ -6,19 +6,21 @@ import io
 import logging
 import math
 import os
-import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from stylekeras import blocks, bombs
+from stylekeras import blocks, bombs, deep, frames, profiles
 from stylekeras import recipe as recipes
 from stylekeras.color import linear_to_srgb, srgb_to_linear
 from stylekeras.errors import ImageError, OutputError, RequestError, RunError
+from stylekeras.extras import Extras, exif_block, exif_fields, exif_of, xmp_of, xmp_packet
 from stylekeras.files import check_destination, reason, replacing
 
 logger = logging.getLogger("stylekeras")
@@ -37,11 +39,15 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 # The longest side of a JPEG: libjpeg's own limit.
 MAX_JPEG_SIDE = 65_500
 
-# Above it a TIFF is a BigTIFF: offsets in the classic one have 32 bits.
-MAX_CLASSIC_TIFF = 2**32 - 1
+# Bits a channel that a file of each ending can have; the first if nothing is said.
+DEPTHS = {".png": (8, 16), ".jpg": (8,), ".jpeg": (8,), ".tif": (16, 8), ".tiff": (16, 8), ".npy": (32,)}
 
-# Bytes of a TIFF's strip: what a reader has to hold at once.
-_STRIP = 1 << 20
+# What `load_extras` looks for.
+EXTRAS = ("profile", "metadata", "alpha")
+NOTHING = Extras()
+
+_JPEG = (".jpg", ".jpeg")
+_GREY = ("1", "L", "LA", "La")
 
 # Rounding noise of other people's resampling, not a wrong range.
 _RANGE_SLACK = 1e-5
@@ -57,9 +63,9 @@ def load_image(source: ImageSource, *, name: str = "image", min_side: int = MIN_
 
     The EXIF orientation is applied; an embedded colour profile is converted to sRGB; grey becomes RGB; transparency is
     composited over white, in sRGB values as browsers do; of an animation the first frame is used, with a logged
-    warning. Grey keeps its 16 bits, and so does RGB in an uncompressed TIFF without a profile, as `save_image` writes
-    it; of other 16-bit RGB files Pillow keeps the upper 8 (logged at level INFO; load them with another reader and pass
-    the uint16 array to keep all). More than 89 million pixels are read where the file itself is large (see `bombs`).
+    warning. 16 bits are kept of grey, of RGB in an uncompressed sRGB TIFF, as `save_image` writes it, and with the
+    extra `deep` (tifffile, imagecodecs) of RGB in other PNGs and TIFFs; without it Pillow keeps the upper 8 of these,
+    with a logged warning. More than 89 million pixels are read where the file itself is large (see `bombs`).
 
     Memory: the result and the decoded file, in 8 or 16 bit; an array or a .npy is not copied besides.
 
@@ -70,7 +76,11 @@ def load_image(source: ImageSource, *, name: str = "image", min_side: int = MIN_
         if not os.fspath(source):
             raise ImageError(f"{name}: the file name is empty")
         label = f"{name} {os.fspath(source)}"
-        pixels = _read_file(Path(source), label)
+        with _opened(Path(source), label) as (_, found):
+            if isinstance(found, np.ndarray):
+                pixels = _from_array(found, label, clip=True)
+            else:
+                pixels = _from_file(Path(source), found, label)
     elif isinstance(source, Image.Image):
         label = name
         pixels = _decode(source, label)
@@ -83,6 +93,31 @@ def load_image(source: ImageSource, *, name: str = "image", min_side: int = MIN_
     if min(height, width) < min_side:
         raise ImageError(f"{label}: {width} x {height} px is too small; at least {min_side} px a side are needed")
     return pixels
+
+
+def load_extras(source: str | os.PathLike[str], *, only: Container[str] = EXTRAS, name: str = "image") -> Extras:
+    """Read what a photo's file holds besides its colours, for `save_image` to put beside the picture.
+
+    only: what to look for, of "profile", "metadata" (EXIF and XMP) and "alpha".
+
+    Returns: what there is of it. A profile of sRGB is none; so is transparency that is opaque everywhere. Metadata is
+    what stays true of a picture painted from the photo, see `stylekeras.extras`; what is broken or too large is logged
+    and left out.
+    Raises `ImageError` as `load_image` does.
+    """
+    path, label = Path(source), f"{name} {os.fspath(source)}"
+    with _opened(path, label) as (stream, found):
+        if isinstance(found, np.ndarray):
+            is_there = found.ndim == 3 and found.shape[2] == 4 and "alpha" in only
+            return Extras(alpha=_not_opaque(_scaled(found[..., 3])) if is_there else None)
+        profile = found.info.get("icc_profile") if "profile" in only else None
+        about = "metadata" in only
+        return Extras(
+            profile=None if not profile or profiles.is_srgb(profile) else profile,
+            exif=exif_of(found, stream, label) if about else None,
+            xmp=xmp_of(found, label) if about else None,
+            alpha=_alpha(path, found, label) if "alpha" in only else None,
+        )
 
 
 def fit_shape(height: int, width: int, longest: int) -> tuple[int, int]:
@@ -151,6 +186,24 @@ def check_output(
     check_destination(path, ENDINGS, overwrite=overwrite, inputs=inputs)
 
 
+def check_extras(path: str | os.PathLike[str], extras: Extras = NOTHING, depth: int | None = None) -> int:
+    """What `save_image` would find wrong with them for that ending, which is known; writes nothing.
+
+    Returns: the bits a channel of the file. Raises `RequestError`.
+    """
+    ending = Path(path).suffix.lower()
+    known = DEPTHS[ending]
+    if depth is not None and depth not in known:
+        bits = " or ".join(map(str, known))
+        raise RequestError(f"{ending} has {bits} bits a channel, not {depth}; .png and .tif have 8 or 16")
+    if ending == ".npy" and (extras.profile, extras.exif, extras.xmp) != (None, None, None):
+        raise RequestError(".npy has no room for a colour profile or metadata; use .png, .jpg or .tif")
+    chosen = known[0] if depth is None else depth
+    if extras.profile is not None:
+        profiles.from_srgb(extras.profile, chosen)
+    return chosen
+
+
 def save_image(
     path: str | os.PathLike[str],
     image: npt.NDArray[Any],
@@ -158,38 +211,64 @@ def save_image(
     overwrite: bool = False,
     recipe: Mapping[str, Any] | None = None,
     quality: int = 95,
+    depth: int | None = None,
+    extras: Extras = NOTHING,
 ) -> None:
     """Write a picture whole or not at all: to a temporary file beside it, which is then renamed.
 
-    path: the ending decides: .png or .jpg/.jpeg (8 bit), .tif/.tiff (16 bit, uncompressed; a BigTIFF if it would
-        exceed 4 GiB), all clipped to [0, 1] and rounded, sRGB; .npy (float32, neither clipped nor rounded).
+    path: the ending decides: .png (8 bit, or 16), .jpg/.jpeg (8 bit), .tif/.tiff (16 bit, or 8, uncompressed; a BigTIFF
+        if it would exceed 4 GiB), all clipped to [0, 1] and rounded, and saying that they are sRGB unless `extras` has
+        another profile; .npy (float32, neither clipped nor rounded).
     image: (h, w, 3) RGB, finite floats (or uint8, uint16, bool, which are scaled to [0, 1]).
     recipe: a JSON-able dict that goes into the file (see `stylekeras.recipe`), except into .npy.
     quality: of a JPEG, 1 to 100.
+    depth: bits a channel, where the format has a choice.
+    extras: what else goes into the file, see `load_extras`. With alpha, colours are stored such that over white they
+        are those of `image`, as far as there are such; JPEG and .npy have no transparency: `image` stays as it is.
+        Metadata is kept as that of an upright picture of this size.
 
-    The picture is converted and written a few rows at a time; for PNG and JPEG it is held in 8 bit besides.
+    The picture is converted and written a few rows at a time; for JPEG and PNG of 8 bits it is held in 8 bit besides.
 
     Raises `OutputError` as `check_output` does and for sides that a JPEG cannot have, `ImageError` for another shape,
-    NaN or infinity, `RequestError` for a quality out of range, and `RunError` if the writing fails (a full disk); then
-    an old file is still there, intact.
+    NaN or infinity, `RequestError` for a quality or depth out of range or a profile that cannot be used (see
+    `check_extras`), and `RunError` if the writing fails (a full disk); then an old file is still there, intact.
     """
     check_output(path, overwrite=overwrite)
     if not 1 <= quality <= 100:
         raise RequestError(f"quality is {quality}, must be 1 to 100")
-    pixels, ending = np.asarray(image), Path(path).suffix.lower()
+    pixels, ending, bits = np.asarray(image), Path(path).suffix.lower(), check_extras(path, extras, depth)
     _check_dtype(pixels, "image to save")
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise ImageError(f"image to save: expected shape (h, w, 3), not {pixels.shape}")
     _range(pixels, "image to save")
-    if ending in (".jpg", ".jpeg") and max(pixels.shape) > MAX_JPEG_SIDE:
+    if ending in _JPEG and max(pixels.shape) > MAX_JPEG_SIDE:
         raise OutputError(f"cannot write {path}: a side of a JPEG has at most {MAX_JPEG_SIDE} px; use .png or .tif")
     text = None if recipe is None else recipes.dumps(recipe)
-    if ending in (".jpg", ".jpeg") and text is not None and len(text) > 65533:  # a marker's length has 16 bits
+    if ending in _JPEG and text is not None and len(text) > 65533:  # a marker's length has 16 bits
         logger.warning("%s: the recipe is too long for a JPEG comment and is left out; PNG and TIFF hold it", path)
         text = None
+    alpha = None
+    if extras.alpha is not None and ending not in (*_JPEG, ".npy"):
+        alpha = resize(extras.alpha[..., None], *pixels.shape[:2], linear=False)
+    convert = None if extras.profile is None else profiles.from_srgb(extras.profile, bits)
     try:
         with replacing(Path(path).resolve()) as stream:
-            _encode(stream, ending, pixels, text, quality)
+            if ending == ".npy":
+                _write_array(stream, pixels)
+            elif ending in (".tif", ".tiff"):
+                _write_tiff(
+                    stream, pixels.shape, _bands(pixels, alpha, convert), bits, text, replace(extras, alpha=alpha)
+                )
+            elif bits == 16:
+                _write_deep_png(stream, pixels.shape, _bands(pixels, alpha, convert), text, extras)
+            else:
+                picture = Image.new("RGB" if alpha is None else "RGBA", (pixels.shape[1], pixels.shape[0]))
+                for top, band in _bands(pixels, alpha, convert):
+                    picture.paste(Image.fromarray(to_uint8(band)), (0, top))
+                if ending in _JPEG:
+                    _write_jpeg(stream, picture, text, extras, quality)
+                else:
+                    _write_png(stream, picture, text, extras, pixels.shape)
     except OSError as error:
         raise RunError(f"could not write {path}: {reason(error)}") from error
 
@@ -197,7 +276,12 @@ def save_image(
 # Reading
 
 
-def _read_file(path: Path, label: str) -> Picture:
+@contextmanager
+def _opened(path: Path, label: str) -> Iterator[tuple[BinaryIO, Image.Image | npt.NDArray[Any]]]:
+    """A picture's file and what is in it, opened by Pillow, its header checked, or the array of an .npy.
+
+    Whatever is wrong with it, also if it is found within the context, is an `ImageError`.
+    """
     Image.init()  # so that AVIF can be asked about: it is not in every build of Pillow
     try:
         if path.is_dir():
@@ -209,13 +293,11 @@ def _read_file(path: Path, label: str) -> Picture:
                 raise ImageError(f"{label}: the file is empty (0 bytes)")
             stream.seek(0)
             if path.suffix.lower() == ".npy":
-                return _from_array(_open_array(path, label), label, clip=True)
+                yield stream, _open_array(path, label)
+                return
             with bombs.open_image(stream, [name for name in FORMATS if name in Image.OPEN]) as image:
                 _check_header(image, label, bombs.limit(stream))
-                deep = _map_deep_colour(path, image, label)
-                if deep is not None:
-                    return _from_array(deep, label)
-                return _decode(image, label)
+                yield stream, image
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -252,18 +334,52 @@ def _check_header(image: Image.Image, label: str, most: int) -> None:
     tags = dict(getattr(image, "tag_v2", {}))
     if image.mode.startswith("I;16") and (tags.get(258, (16,)) != (16,) or tags.get(262, 1) != 1):
         raise ImageError(f"{label}: grey TIFF of an unusual kind (12 bit or inverted); save it as plain 8 or 16 bit")
-    if tags.get(284, 1) == 2 and max(tags.get(258, (8,))) > 8:  # Pillow reads noise from these, without an error
-        raise ImageError(f"{label}: 16-bit TIFF with its channels in planes; save it with them interleaved")
+    # A tile is decoded as a whole, however little of it the picture needs.
+    tile = [value for tag in (322, 323) for value in np.ravel(tags.get(tag, ())).tolist()]
+    if math.prod(tile) > max(bombs.MAX_TILE, width * height):
+        raise ImageError(f"{label}: damaged: tiles of {tile[0]} x {tile[-1]} for a picture of {width} x {height}")
 
 
-def _map_deep_colour(path: Path, image: Image.Image, label: str) -> npt.NDArray[np.uint16] | None:
-    """The pixels of a 16-bit RGB TIFF where they are in the file, if they lie there plainly, as `save_image` puts them.
+def _from_file(path: Path, image: Image.Image, label: str) -> Picture:
+    """The picture in a file that has been opened."""
+    found = _deep_colour(path, image)
+    if found is None:
+        if _is_deep(image):
+            _refuse_planes(image, label)
+            hint = "" if deep.here() else f"; for all of them: {deep.INSTALL}"
+            logger.warning("%s: 16 bit per channel, of which Pillow reads 8%s", label, hint)
+        return _decode(image, label)
+    profile = image.info.get("icc_profile")
+    channels = found.shape[2] - (found.shape[2] % 2 == 0)
+    convert = profiles.to_srgb_deep(profile, channels, label) if profile and deep.here() else None
+    return _in_rows(found, convert)
 
-    None for everything that takes more than reading: compression, strips in another order, a profile, an orientation.
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it has more than 8 bits a channel, of which Pillow keeps 8."""
+    tags = dict(getattr(image, "tag_v2", {}))
+    bits = tags.get(258, (8,)) if image.format == "TIFF" else ()
+    deep_tiles = image.format == "PNG" and ";16" in str(getattr(image, "tile", []))
+    return image.mode not in ("F", "I") and image.mode[:4] != "I;16" and (max(bits, default=8) > 8 or deep_tiles)
+
+
+def _refuse_planes(image: Image.Image, label: str) -> None:
+    """Pillow reads noise from these, without an error."""
+    if dict(getattr(image, "tag_v2", {})).get(284, 1) == 2:
+        hint = "" if deep.here() else f", or: {deep.INSTALL}"
+        raise ImageError(f"{label}: 16-bit TIFF with its channels in planes; save it with them interleaved{hint}")
+
+
+def _deep_colour(path: Path, image: Image.Image) -> npt.NDArray[np.uint16] | None:
+    """The pixels (h, w, 2|3|4) of a file with 16 bits a channel, as they are to be seen, alpha last.
+
+    Mapped where they lie plainly in the file, as `save_image` puts them, and read by `deep` where it takes more:
+    compression, strips in another order, a profile, an orientation. None if neither can.
     """
-    tiles = getattr(image, "tile", [])
-    if image.mode not in ("RGB", "RGBA") or ";16" not in str(tiles):
+    if not _is_deep(image) or image.mode not in ("RGB", "RGBA"):
         return None
+    tiles, tags = getattr(image, "tile", []), dict(getattr(image, "tag_v2", {}))
+    profile = image.info.get("icc_profile")
     width, height = image.size
     start, order = tiles[0].offset, {"RGB;16L": "<u2", "RGB;16B": ">u2"}.get(tiles[0].args[0])
     plain = all(
@@ -272,29 +388,47 @@ def _map_deep_colour(path: Path, image: Image.Image, label: str) -> npt.NDArray[
         and tile.offset == start + tile.extents[1] * width * 6
         for tile in tiles
     )
-    tags = dict(getattr(image, "tag_v2", {}))
-    if image.format == "TIFF" and order and plain and tags.get(274, 1) == 1 and 34675 not in tags:
+    plain = plain and tags.get(274, 1) == tags.get(284, 1) == 1 and not (profile and not profiles.is_srgb(profile))
+    if image.format == "TIFF" and order and plain:
         return np.memmap(path, order, "r", offset=start, shape=(height, width, 3))
-    logger.info("%s: 16 bit per channel, of which Pillow reads 8", label)
-    return None
+    found = deep.read(path, image) if deep.here() else None
+    return None if found is None else deep.turned(found, _orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; 1 if it is not known, or broken."""
+    with suppress(Exception):
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return found if found in range(1, 9) else 1
+    return 1
+
+
+def _alpha(path: Path, image: Image.Image, label: str) -> Picture | None:
+    """The opacity (h, w) of a file that has been opened, None if it is opaque."""
+    if not image.has_transparency_data:
+        return None
+    found = _deep_colour(path, image)
+    if found is not None:
+        return _not_opaque(_scaled(found[..., -1])) if found.shape[2] % 2 == 0 else None
+    image = _upright(image, label)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _not_opaque((np.asarray(image) != image.info.get("transparency")).astype(np.float32))
+    band = image.convert("LA" if image.mode in _GREY else "RGBA").getchannel("A")
+    return _not_opaque(_scaled(np.asarray(band)))
+
+
+def _not_opaque(alpha: Picture) -> Picture | None:
+    return alpha if alpha.min() < 1 else None
 
 
 def _decode(image: Image.Image, label: str) -> Picture:
     """A PIL image of any mode to (h, w, 3) float32 in [0, 1]."""
-    try:
-        image.load()
-    except Exception as error:  # see above
-        raise ImageError(f"{label}: damaged or cut short: {reason(error)}") from error
     profile = image.info.get("icc_profile")
-    try:
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-    except Exception as error:  # a broken EXIF block is common, and no viewer gives up on it
-        logger.warning("%s: its EXIF data cannot be read, so its orientation is not applied (%s)", label, error)
+    image = _upright(image, label)
     if image.mode == "F":
         return _from_array(np.asarray(image), label)
     if image.mode == "I" or image.mode.startswith("I;16"):
-        convert = _deep_grey(image, label)
+        convert = _deep_grey(image, profile, label)
     else:
         convert = _shallow(image, profile, label)
     pixels = np.empty((image.height, image.width, 3), np.float32)
@@ -303,12 +437,26 @@ def _decode(image: Image.Image, label: str) -> Picture:
     return pixels
 
 
+def _upright(image: Image.Image, label: str) -> Image.Image:
+    """An image, decoded, as its orientation says that it is to be seen."""
+    try:
+        image.load()
+    except Exception as error:  # Pillow's plug-ins raise nearly anything on a damaged file
+        raise ImageError(f"{label}: damaged or cut short: {reason(error)}") from error
+    try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+    except Exception as error:  # a broken EXIF block is common, and no viewer gives up on it
+        logger.warning("%s: its EXIF data cannot be read, so its orientation is not applied (%s)", label, error)
+    return image
+
+
 def _shallow(image: Image.Image, profile: bytes | None, label: str) -> Callable[[Image.Image], Picture]:
     """How some rows of an 8-bit image become floats."""
-    grey = image.mode in ("1", "L", "LA", "La")
+    grey = image.mode in _GREY
     mode = image.mode if image.mode in ("CMYK", "LAB") else "L" if grey else "RGB"
     # LAB says by itself what its numbers mean.
-    to_srgb = _to_srgb(mode, profile, label) if profile and mode != "LAB" else None
+    to_srgb = profiles.to_srgb(mode, profile, label) if profile and mode != "LAB" else None
 
     def convert(band: Image.Image) -> Picture:
         alpha: Picture | None = None
@@ -324,41 +472,27 @@ def _shallow(image: Image.Image, profile: bytes | None, label: str) -> Callable[
     return convert
 
 
-def _deep_grey(image: Image.Image, label: str) -> Callable[[Image.Image], Picture]:
+def _deep_grey(image: Image.Image, profile: bytes | None, label: str) -> Callable[[Image.Image], Picture]:
     """How some rows of Pillow's integer grey modes above 8 bit become floats: "I;16", and "I" from 16-bit files."""
     if image.mode == "I":
         low, high = (int(value) for value in np.ravel(image.getextrema()))
         if low < 0 or high > 65535:
             raise ImageError(f"{label}: grey values {low} to {high}; expected 16 bit, 0 to 65535")
-    transparent = image.info.get("transparency")
+    transparent, to_srgb = image.info.get("transparency"), None
+    if profile and deep.here():
+        to_srgb = profiles.to_srgb_deep(profile, 1, label)
+    elif profile and not profiles.is_srgb(profile):
+        logger.warning("%s: its colour profile is not applied to 16-bit grey; to have that: %s", label, deep.INSTALL)
 
     def convert(band: Image.Image) -> Picture:
         values = np.asarray(band)[..., None]
         pixels = _scaled(values.astype(np.uint16))
+        pixels = pixels if to_srgb is None else to_srgb(pixels)
         if isinstance(transparent, int):
-            pixels[values == transparent] = 1
+            pixels[values[..., 0] == transparent] = 1
         return pixels
 
     return convert
-
-
-def _to_srgb(mode: str, profile: bytes, label: str) -> ImageCms.ImageCmsTransform | None:
-    """From an embedded profile in L, RGB or CMYK to sRGB; None if it is sRGB already or cannot be used."""
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "sRGB" in (ImageCms.getProfileDescription(source) or ""):
-            return None
-        return ImageCms.buildTransform(
-            source,
-            ImageCms.createProfile("sRGB"),
-            mode,
-            "RGB",
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
-    except Exception as error:  # a wrong or broken profile; Pillow without LittleCMS
-        logger.warning("%s: its colour profile cannot be used, taken as sRGB (%s)", label, error)
-        return None
 
 
 def _from_array(array: npt.NDArray[Any], label: str, *, clip: bool = False) -> Picture:
@@ -379,10 +513,17 @@ def _from_array(array: npt.NDArray[Any], label: str, *, clip: bool = False) -> P
     elif low < -_RANGE_SLACK or high > 1 + _RANGE_SLACK:
         hint = "; divide by 255?" if low >= -_RANGE_SLACK and 2 < high <= 255 else ""
         raise ImageError(f"{label}: floats must be in [0, 1], these are in [{low:.8g}, {high:.8g}]{hint}")
+    return _in_rows(pixels)
+
+
+def _in_rows(pixels: npt.NDArray[Any], convert: profiles.Convert | None = None) -> Picture:
+    """Grey or RGB, or either with alpha last, to (h, w, 3) float32 in [0, 1], a copy; `convert` is of the colours."""
     result = np.empty((*pixels.shape[:2], 3), np.float32)
     for rows in blocks.rows(pixels.shape):
         band = np.clip(_scaled(pixels[rows]), 0, 1)
-        result[rows] = band if band.shape[2] < 4 else _over_white(band[..., :3], band[..., 3:])
+        colours = band[..., :-1] if band.shape[2] % 2 == 0 else band
+        colours = colours if convert is None else convert(colours)
+        result[rows] = colours if band.shape[2] % 2 else _over_white(colours, band[..., -1:])
     return result
 
 
@@ -416,6 +557,12 @@ def _over_white(pixels: Picture, alpha: Picture) -> Picture:
     return pixels * alpha + (1 - alpha)
 
 
+def _off_white(pixels: Picture, alpha: Picture) -> Picture:
+    """The colours in [0, 1] that over white come nearest to `pixels`; where nothing is to be seen, `pixels`."""
+    visible = np.maximum(alpha, np.float32(1 / 65535))
+    return np.where(alpha > 0, np.clip((pixels - (1 - alpha)) / visible, 0, 1), pixels)
+
+
 # Writing
 
 
@@ -432,88 +579,95 @@ class _Sink(io.RawIOBase):
         return self._stream.write(data)
 
 
-def _encode(stream: BinaryIO, ending: str, image: npt.NDArray[Any], text: str | None, quality: int) -> None:
-    """Write the file of that ending, with a recipe's text."""
-    if ending == ".npy":
-        header = {"descr": "<f4", "fortran_order": False, "shape": image.shape}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for _, band in _bands(image):
-            stream.write(band.astype("<f4").tobytes())
-    elif ending in (".tif", ".tiff"):
-        before, after = _tiff_frame(image.shape[0], image.shape[1], text)
-        stream.write(before)
-        for _, band in _bands(image):
-            stream.write(np.rint(np.clip(band, 0, 1) * 65535).astype("<u2").tobytes())
-        stream.write(after)
+def _bands(
+    image: npt.NDArray[Any], alpha: Picture | None, convert: profiles.Convert | None
+) -> Iterator[tuple[int, Picture]]:
+    """Rows of the image as floats in [0, 1], with alpha if there is any, in another profile; and where they begin."""
+    for rows in blocks.rows(image.shape):
+        band = np.clip(_scaled(image[rows]), 0, 1)
+        if alpha is not None:
+            band = _off_white(band, alpha[rows])
+        if convert is not None:
+            band = convert(band)
+        yield rows.start, band if alpha is None else np.concatenate([band, alpha[rows]], axis=-1)
+
+
+def _to_uint16(band: Picture) -> npt.NDArray[np.uint16]:
+    return np.asarray(np.rint(band * 65535), np.uint16)
+
+
+def _write_array(stream: BinaryIO, image: npt.NDArray[Any]) -> None:
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": image.shape})
+    for rows in blocks.rows(image.shape):
+        stream.write(_scaled(image[rows]).astype("<f4").tobytes())
+
+
+def _write_tiff(
+    stream: BinaryIO,
+    shape: tuple[int, ...],
+    bands: Iterator[tuple[int, Picture]],
+    depth: int,
+    text: str | None,
+    extras: Extras,
+) -> None:
+    height, width = shape[:2]
+    about: frames.Fields = {}
+    inner: Mapping[int, frames.Fields] = {}
+    if extras.exif is not None:
+        about, inner = exif_fields(extras.exif, height, width, srgb=extras.profile is None)
+    profile = profiles.srgb() if extras.profile is None else extras.profile
+    fields = dict(about)
+    if profile:
+        fields[34675] = frames.Field(frames.UNDEFINED, len(profile), profile)
+    if text is not None:
+        fields[270] = frames.ascii_field(text.encode("ascii"))
+    if extras.xmp is not None:
+        xmp = xmp_packet(extras.xmp, height, width)
+        fields[700] = frames.Field(frames.BYTE, len(xmp), xmp)
+    before, after = frames.tiff(height, width, 3 if extras.alpha is None else 4, depth, fields, inner)
+    stream.write(before)
+    for _, band in bands:
+        stream.write((to_uint8(band) if depth == 8 else _to_uint16(band).astype("<u2")).tobytes())
+    stream.write(after)
+
+
+def _write_deep_png(
+    stream: BinaryIO, shape: tuple[int, ...], bands: Iterator[tuple[int, Picture]], text: str | None, extras: Extras
+) -> None:
+    # Pillow knows how these are written: it writes them around a single pixel.
+    small = io.BytesIO()
+    _write_png(small, Image.new("RGB", (1, 1)), text, extras, shape)
+    chunks = [data for kind, data in frames.chunks(small.getvalue()) if kind not in (b"IHDR", b"IDAT", b"IEND")]
+    for part in frames.png(shape[0], shape[1], chunks, (_to_uint16(band) for _, band in bands)):
+        stream.write(part)
+
+
+def _write_png(
+    stream: BinaryIO, picture: Image.Image, text: str | None, extras: Extras, shape: tuple[int, ...]
+) -> None:
+    height, width = shape[:2]
+    info, more = PngImagePlugin.PngInfo(), {}
+    if extras.profile is None:
+        info.add(b"sRGB", b"\x01")  # relative colorimetry
     else:
-        picture = Image.new("RGB", (image.shape[1], image.shape[0]))
-        for top, band in _bands(image):
-            picture.paste(Image.fromarray(to_uint8(band)), (0, top))
-        if ending == ".png":
-            info = PngImagePlugin.PngInfo()
-            if text is not None:
-                info.add_itxt(recipes.KEY, text)
-            picture.save(stream, "PNG", pnginfo=info)
-        else:
-            comment = {} if text is None else {"comment": text.encode("ascii")}
-            # Full chroma resolution: paint is not photographic, and halved chroma bleeds at strokes.
-            picture.save(cast("BinaryIO", _Sink(stream)), "JPEG", quality=quality, subsampling=0, **comment)
+        more["icc_profile"] = extras.profile
+    if text is not None:
+        info.add_itxt(recipes.KEY, text)
+    if extras.xmp is not None:
+        info.add_itxt("XML:com.adobe.xmp", xmp_packet(extras.xmp, height, width).decode("utf-8", "replace"))
+    if extras.exif is not None:
+        more["exif"] = exif_block(extras.exif, height, width, srgb=extras.profile is None)
+    picture.save(stream, "PNG", pnginfo=info, **more)
 
 
-def _bands(image: npt.NDArray[Any]) -> Iterator[tuple[int, Picture]]:
-    """Rows of the image as floats, and where they begin."""
-    return ((rows.start, _scaled(image[rows])) for rows in blocks.rows(image.shape))
-
-
-def _tiff_frame(height: int, width: int, description: str | None) -> tuple[bytes, bytes]:
-    """What stands before and behind the pixels of a TIFF of 16-bit RGB, which Pillow cannot write.
-
-    Baseline TIFF 6.0, little-endian, not compressed, or BigTIFF, whose offsets have 64 bits instead of 32. Layout:
-    header, pixels in strips, the values that do not fit into an entry, directory.
-    """
-    row, text = 6 * width, None if description is None else description.encode("ascii") + b"\0"
-    rows = min(height, max(1, _STRIP // row))  # of a strip
-    strips = -(-height // rows)
-    large = row * height + 16 * strips + len(text or b"") + 1024 > MAX_CLASSIC_TIFF  # 1024: the rest, rounded up
-    word, start = ("Q", 16) if large else ("I", 8)
-    field = struct.calcsize(word)
-    end = start + row * height
-    short, long, rational, ascii_, offset = 3, 4, 5, 2, 16 if large else 4
-    outside = bytearray()
-
-    def entry(tag: int, kind: int, count: int, values: bytes) -> bytes:
-        if len(values) > field:
-            place = end + len(outside)
-            outside.extend(values + b"\0" * (len(values) % 2))  # offsets are even
-            values = struct.pack(f"<{word}", place)
-        return struct.pack(f"<HH{word}", tag, kind, count) + values.ljust(field, b"\0")
-
-    def shorts(*values: int) -> bytes:
-        return struct.pack(f"<{len(values)}H", *values)
-
-    def longs(*values: int) -> bytes:
-        return struct.pack(f"<{len(values)}I", *values)
-
-    starts = (start + row * rows * np.arange(strips, dtype=np.uint64)).astype("<u8" if large else "<u4")
-    sizes = [row * rows] * (strips - 1) + [row * (height - rows * (strips - 1))]
-    entries = [  # in ascending order of tags
-        entry(256, long, 1, longs(width)),
-        entry(257, long, 1, longs(height)),
-        entry(258, short, 3, shorts(16, 16, 16)),  # bits per sample
-        entry(259, short, 1, shorts(1)),  # not compressed
-        entry(262, short, 1, shorts(2)),  # RGB
-        *([] if text is None else [entry(270, ascii_, len(text), text)]),
-        entry(273, offset, strips, starts.tobytes()),
-        entry(277, short, 1, shorts(3)),  # samples per pixel
-        entry(278, long, 1, longs(rows)),  # rows per strip
-        entry(279, long, strips, longs(*sizes)),
-        entry(282, rational, 1, longs(1, 1)),  # resolution: the baseline asks for it
-        entry(283, rational, 1, longs(1, 1)),
-        entry(284, short, 1, shorts(1)),  # RGBRGB...
-        entry(296, short, 1, shorts(1)),  # the resolution has no unit
-        entry(339, short, 3, shorts(1, 1, 1)),  # unsigned integers
-    ]
-    directory = end + len(outside)
-    header = struct.pack("<2s3HQ", b"II", 43, 8, 0, directory) if large else struct.pack("<2sHI", b"II", 42, directory)
-    count = struct.pack("<Q" if large else "<H", len(entries))
-    return header, b"".join([outside, count, *entries, bytes(field)])
+def _write_jpeg(stream: BinaryIO, picture: Image.Image, text: str | None, extras: Extras, quality: int) -> None:
+    more: dict[str, Any] = {} if text is None else {"comment": text.encode("ascii")}
+    if extras.xmp is not None:
+        more["xmp"] = xmp_packet(extras.xmp, picture.height, picture.width)
+    if extras.exif is not None:
+        block = exif_block(extras.exif, picture.height, picture.width, srgb=extras.profile is None)
+        more["exif"] = b"Exif\0\0" + block
+    profile = profiles.srgb() if extras.profile is None else extras.profile
+    # Full chroma resolution: paint is not photographic, and halved chroma bleeds at strokes.
+    options = {"quality": quality, "subsampling": 0, "icc_profile": profile, **more}
+    picture.save(cast("BinaryIO", _Sink(stream)), "JPEG", **options)

@@ -83,6 +83,7 @@ class Settings:
     init_noise: float = _option(0.15, "Noise added to the starting picture, so that flat areas take the style too.")
     seed: int = _option(0, "Seed of the noise and of random weights.")
     colors: str = _option("style", "'luminance' keeps the photo's colours, 'match' moves the style's to them first.")
+    color_amount: float = _option(1.0, "How much of 'luminance' or 'match' is applied; 0 is as colors=style.")
     backbone: str = _option("vgg19", "The network that looks; an .onnx file for any other.")
     preprocessing: str = _option("auto", "How pictures enter the network; 'auto' is as the weights were trained.")
     weights: str = _option("auto", "A weight set (auto, imagenet, offline, random) or a file.")
@@ -314,6 +315,7 @@ _CLEAN: dict[str, Callable[[str, Any], Any]] = {
     "min_size": _min_size,
     "steps": _steps,
     "strength": _unit,
+    "color_amount": _unit,
     "margin": _integer(0, 31),
     "learning_rate": _positive,
     "clip": _flag,

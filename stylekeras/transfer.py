@@ -139,7 +139,7 @@ def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start:
         raise SettingsError("the weights of all styles are 0: leave the styles out, or give one a weight")
     shape = (paintings[0] if photo is None else photo).shape[:2]
     if photo is not None and settings.colors == "match":
-        paintings = [color.match(painting, photo) for painting in paintings]
+        paintings = [color.match(painting, photo, settings.color_amount) for painting in paintings]
     if settings.init == "style" and paintings:
         start = paintings[0]
     # Camera files are much larger than any scale of the picture: reduced once, not at every scale.
@@ -260,7 +260,7 @@ def _scale(
     settings = problem.settings
     shape = pyramid.shape_at(problem.shape, sizes[scale])
     photo = None
-    if settings.colors == "luminance" and problem.content is not None:
+    if settings.colors == "luminance" and settings.color_amount > 0 and problem.content is not None:
         photo = images.resize(problem.content, *shape)
     painter = _Painter(problem, shape, _layout_after(problem.layouts[scale], resume))
     try:
@@ -397,7 +397,7 @@ class _Painter:
 def _image(settings: Settings, loop: Any, frozen: Any, photo: np.ndarray | None) -> np.ndarray:
     # Copied: engines' arrays may be the state itself, and what a callback paints on it is its own.
     picture = _cut(loop.engine.array(loop.result(frozen))[0], settings.margin).copy()
-    return picture if photo is None else color.luminance(np.clip(picture, 0.0, 1.0), photo)
+    return picture if photo is None else color.luminance(np.clip(picture, 0.0, 1.0), photo, settings.color_amount)
 
 
 def _state(host: Any, frozen: Any, rest: Mapping[str, Any]) -> Mapping[str, Any]:

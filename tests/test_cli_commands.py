@@ -93,7 +93,7 @@ def test_reconstruct_all_layers_on_one_sheet(run, folder, monkeypatch):
     arguments = ["--of", "style", "--layers", "all", "-o", "out.png", "--json", *NETWORK, *SMALL]
     code, out, err = run("reconstruct", "photo.png", *arguments)
     assert code == 0
-    assert "to block1_conv2 (2/2): scale 1/1" in err
+    assert "style, 2 layers, to conv1_2 (2/2): scale 1/1" in err
     width, height = size_of("out.png")
     assert width > 3 * 40
     assert height > 36
@@ -113,6 +113,62 @@ def test_reconstruct_all_layers_on_one_sheet(run, folder, monkeypatch):
     assert [entry["role"] for entry in made["inputs"]] == ["style"]
 
 
+def test_the_paper_s_figure_in_one_command(run, folder, monkeypatch):
+    drawn = []
+    compose = contact.compose
+    monkeypatch.setattr(contact, "compose", lambda *arguments: drawn.append(arguments) or compose(*arguments))
+    monkeypatch.setattr(sk, "iterate", fakes.iterate)
+    arguments = ["photo.png", "paint.png", "--of", "both", "-o", "out.png", "--json", *NETWORK, *SMALL]
+    code, out, err = run("reconstruct", *arguments)
+    assert code == 0
+    assert "content, conv4_2 (9/10): scale 1/1" in err
+    ((rows, longest),) = drawn
+    assert longest == 40
+    assert [[caption for _, caption in row] for row in rows] == [
+        ["style", "conv1_1", *(f"{k} layers, to conv{k}_1" for k in range(2, 6))],
+        ["content", *(f"conv{k}_2" for k in range(1, 6))],
+    ]
+    assert all(picture is not None for row in rows for picture, _ in row)
+    cells = events(out)[-1]["cells"]
+    assert [cell["of"] for cell in cells] == ["style"] * 5 + ["content"] * 5
+    assert [cell["layers"] for cell in cells] == [*reconstruct.FIGURE["style"], *reconstruct.FIGURE["content"]]
+    made = recipe.read("out.png")
+    assert [(entry["role"], entry["name"]) for entry in made["inputs"]] == [
+        ("content", "photo.png"),
+        ("style", "paint.png"),
+    ]
+    assert made["provenance"]["reconstructs"] == "both"
+    assert made["provenance"]["finished"]
+
+
+def test_an_interrupted_figure_shows_what_there_is(run, folder, monkeypatch):
+    calls = []
+
+    def third_stops(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return fakes.iterate(*arguments)
+
+    monkeypatch.setattr(sk, "iterate", third_stops)
+    arguments = ["photo.png", "paint.png", "--of", "both", "-o", "out.png", *NETWORK, *SMALL]
+    assert run("reconstruct", *arguments)[0] == 130
+    assert len(recipe.read("out.png")["provenance"]["cells"]) == 2
+    assert not recipe.read("out.png")["provenance"]["finished"]
+    assert size_of("out.png")[0] > 6 * 40
+
+
+def test_reconstruct_with_curves_and_a_time_lapse(run, folder, monkeypatch):
+    monkeypatch.setattr(sk, "iterate", fakes.iterate)
+    more = ["--layers", "block1_conv1", "--plot", "curves.png", "--timelapse", "film.gif"]
+    code, out, _ = run("reconstruct", "photo.png", "--of", "style", "-o", "out.png", "--json", *more, *NETWORK, *SMALL)
+    assert code == 0
+    done = events(out)[-1]
+    assert (done["plot"], done["timelapse"]) == ("curves.png", "film.gif")
+    assert size_of("curves.png")[0] == 1100
+    assert size_of("film.gif") == (40, 36)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -120,6 +176,14 @@ def test_reconstruct_all_layers_on_one_sheet(run, folder, monkeypatch):
         (["--of", "style", "--layers", "block1_conv11"], "did you mean 'block1_conv1'?"),
         (["--of", "style", "--layers", ""], "at least one tap"),
         (["--of", "style", "--layers", "all", "--init", "content"], "init"),
+        (["paint.png", "--of", "both", "--init", "content"], "init"),
+        (["paint.png", "--of", "style"], "--of both takes two pictures"),
+        (["--of", "both"], "--of both takes two pictures"),
+        (["paint.png", "--of", "both", "--layers", "block1_conv1"], "with --layers all"),
+        (["paint.png", "--of", "bot"], "did you mean 'both'?"),
+        (["no.png", "--of", "both"], "no.png: no such file"),
+        (["--of", "style", "--plot", "curves.png"], "--plot is of one picture"),
+        (["--of", "style", "--timelapse", "film.gif"], "--timelapse is of one picture"),
     ],
 )
 def test_reconstruct_refuses(run, folder, arguments, expected):
@@ -296,6 +360,118 @@ def test_sheet_keeps_what_worked(run, folder, monkeypatch, error, code, told):
     cells = json.loads((folder / "out.json").read_text())["provenance"]["cells"]
     assert [cell["error"] for cell in cells] == told
     assert size_of("out.png")[0] > 4 * 40
+
+
+def vary(run, *more, pictures=("-c", "photo.png", "-s", "paint.png"), settings=SMALL):
+    return run("sheet", *pictures, "-o", "out.png", *NETWORK, *settings, *LAYERS, *more)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The captions of the sheets that are made, and None for a picture that is not there."""
+    sheets = []
+    compose = contact.compose
+
+    def watched(rows, longest):
+        sheets.append([[None if picture is None else caption for picture, caption in row] for row in rows])
+        return compose(rows, longest)
+
+    monkeypatch.setattr(contact, "compose", watched)
+    monkeypatch.setattr(sk, "iterate", fakes.iterate)
+    return sheets
+
+
+def test_a_strip_of_strengths(run, folder, drawn):
+    code, _, err = vary(run, "--vary", "strength=0,0.5,1")
+    assert code == 0
+    strip = [f"strength={value}\nloss 0.5" for value in ("0", "0.5", "1")]
+    assert drawn == [[["photo.png", "paint.png", *strip]]]
+    assert "photo.png x paint.png, strength=0.5 (2/3): scale 1/1" in err
+    made = json.loads((folder / "out.json").read_text())
+    assert "strength" not in made["settings"]
+    cells = made["provenance"]["cells"]
+    assert [cell["varied"] for cell in cells] == [{"strength": 0}, {"strength": 0.5}, {"strength": 1}]
+    for cell in cells:  # a sheet's recipe and a cell make the picture
+        assert sk.Settings(**made["settings"], **cell["varied"]).strength == cell["varied"]["strength"]
+    assert recipe.read("out.png") == made
+
+
+def test_two_settings_are_rows_and_columns_for_every_pair(run, folder, drawn):
+    pictures = ("-c", "photo.png", "-c", "second.png", "-s", "paint.png")
+    code, _, _ = vary(run, "--vary", "steps=2;3,2", "--vary", "tv-weight=0,1", pictures=pictures, settings=SMALL[:4])
+    assert code == 0
+    (rows,) = drawn
+    assert [row[:2] for row in rows] == [
+        ["photo.png", "paint.png"],
+        [None] * 2,
+        ["second.png", "paint.png"],
+        [None] * 2,
+    ]
+    assert [[caption.split("\n")[:2] for caption in row[2:]] for row in rows[:2]] == [
+        [["steps=2", "tv_weight=0"], ["steps=2", "tv_weight=1"]],
+        [["steps=3,2", "tv_weight=0"], ["steps=3,2", "tv_weight=1"]],
+    ]
+    cells = json.loads((folder / "out.json").read_text())["provenance"]["cells"]
+    assert [(cell["content"], cell["varied"]["tv_weight"]) for cell in cells] == [
+        (name, weight) for name in ("photo.png", "second.png") for _ in range(2) for weight in (0, 1)
+    ]
+
+
+def test_presets_flags_and_sizes_are_values_too(run, folder, drawn):
+    (folder / "my.toml").write_text('preset = "paper"\n')
+    found = sheet.variants(["preset=none,paper", "clip=off,on"], {"size": "64"}, "my.toml")
+    assert [[(one.settings.preset, one.settings.clip, one.settings.size) for one in row] for row in found] == [
+        [(None, False, 64), (None, True, 64)],
+        [("paper", False, 64), ("paper", True, 64)],
+    ]
+    assert found[1][0].settings.style_loss == "gram"
+    assert found[0][0].settings.style_loss == "wasserstein"
+    assert vary(run, "--vary", "size=40,80", settings=SMALL[2:])[0] == 0
+    assert size_of("out.png")[0] > 4 * 80
+
+
+def test_a_start_that_is_varied_is_an_input(run, folder, drawn):
+    code, _, err = vary(run, "--vary", "init=noise,out.png", "--overwrite")
+    assert (code, drawn) == (2, [])
+    Image.new("RGB", (40, 40)).save("out.png")
+    code, _, err = vary(run, "--vary", "init=noise,out.png", "--overwrite")
+    assert (code, "one of the inputs" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--vary", "strength"], "expected SETTING=X,X,..."),
+        (["--vary", "strenght=0,1"], "did you mean 'strength'?"),
+        (["--vary", "strength=0,,1"], "a value is empty"),
+        (["--vary", "strength="], "a value is empty"),
+        (["--vary", "strength=0,2"], "--vary strength=2: strength='2': expected a number from 0 to 1"),
+        (["--vary", "strength=0,1", "--strength", "0.3"], "--vary strength and --strength"),
+        (["--vary", "seed=1,2", "--vary", "seed=3"], "was given twice"),
+        (["--vary", "seed=1", "--vary", "margin=1", "--vary", "strength=1"], "given 3 times"),
+        (["--vary", "strength=0.5,.5"], "--vary strength=.5: these settings come twice"),
+        (["--vary", "preset=papr"], "did you mean 'paper'?"),
+        (["--vary", "clip=maybe"], "expected true or false"),
+        (["--vary", "loss_scale=absolute", "--strength", "0.3"], "--vary loss_scale=absolute: strength dials"),
+        (["--vary", "style_loss=gram"], "leave one of them out"),
+        (["--vary", "pooling=max,avrage"], "did you mean 'average'?"),
+    ],
+)
+def test_sheet_refuses(run, folder, seen, arguments, expected):
+    before = sorted(folder.iterdir())
+    code, out, err = vary(run, *arguments)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert expected in err
+    assert seen == []
+    assert sorted(folder.iterdir()) == before
+
+
+def test_captions_of_several_lines_lie_below_each_other():
+    black = np.zeros((20, 40, 3), np.float32)
+    one, two = (contact.compose([[(black, caption)]], 40) for caption in ("a", "a\nb"))
+    assert two.shape[0] - one.shape[0] == 12
+    eight = contact.compose([[(np.zeros((20, 40, 3), np.uint8), "a")]], 40)
+    np.testing.assert_array_equal(eight, one)
 
 
 def test_contact_sheets_keep_pictures_and_captions_apart():

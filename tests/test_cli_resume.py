@@ -12,13 +12,14 @@ import sys
 import time
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
 
 import stylekeras as sk
 from stylekeras import checkpoint, engines, recipe
-from stylekeras.cli import checkpoints, demo
+from stylekeras.cli import checkpoints, demo, plot
 
 # Two small scales, the first layers of a random network.
 TINY = [
@@ -77,6 +78,26 @@ def names(folder):
 
 def paint(*more, output="out.png", styles=("paint.png",)):
     return ["stylize", "photo.png", *styles, "-o", output, *TINY, *more]
+
+
+def test_a_resumed_run_writes_its_picture_as_the_other_would_have(run, folder, monkeypatch, stopping):
+    photo = Image.open("photo.png")
+    photo.putalpha(Image.linear_gradient("L").resize(photo.size))
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    photo.save("photo.png", exif=exif)
+    more = ["--metadata", "keep", "--depth", "16", "--quiet"]
+    assert run(*paint(*more, output="whole.png"))[0] == 0
+    stopping(KeyboardInterrupt(), 5)
+    assert run(*paint(*KEEP, *more))[0] == 130
+    restore(monkeypatch)
+    assert run("resume", "run.npz", "--quiet")[0] == 0
+    for name in ("whole.png", "out.png"):
+        with Image.open(name) as picture:
+            assert picture.getexif()[271] == "Maker"
+            assert picture.mode == "RGBA"
+    assert np.array_equal(imagecodecs.imread("out.png"), imagecodecs.imread("whole.png"))
+    assert recipe.read("out.png")["output"]["depth"] == 16
 
 
 # --- when -----------------------------------------------------------------------------------------------------------
@@ -232,6 +253,39 @@ def interrupted(run, monkeypatch, stopping, *more, after=2, **options):
     stopping(KeyboardInterrupt(), after)
     assert run(*paint("--engine", "onnxruntime", *more, *KEEP, **options))[0] == 130
     restore(monkeypatch)
+
+
+def test_curves_are_of_the_whole_run_and_a_time_lapse_of_its_rest(run, folder, monkeypatch, stopping):
+    seen = []
+    draw = plot.draw
+    monkeypatch.setattr(plot, "draw", lambda curve, *more: seen.append(curve) or draw(curve, *more))
+    assert run(*paint("--engine", "onnxruntime", "--plot", "whole.png", output="whole.tif"))[0] == 0
+    interrupted(run, monkeypatch, stopping, after=3)
+    more = ["--plot", "curves.png", "--timelapse", "film.gif", "--timelapse-every", "2"]
+    assert run("resume", "run.npz", *more, "--plot", "out.png")[0] == 2
+    code, _, err = run("resume", "run.npz", *more)
+    assert code == 0
+    assert "the time-lapse begins at step 4: a checkpoint holds no frames" in err
+    assert "wrote curves.png (loss curves from step 1 to 7)" in err
+    assert "wrote film.gif (3 frames, 64x48)" in err
+    whole, again = seen
+    assert [(one.step, one.size) for one in again.points] == [(one.step, one.size) for one in whole.points]
+    np.testing.assert_allclose(
+        [[one.loss, *one.terms.values()] for one in again.points],
+        [[one.loss, *one.terms.values()] for one in whole.points],
+        rtol=1e-5,
+    )
+
+
+def test_curves_that_a_checkpoint_does_not_hold(run, folder, monkeypatch, stopping):
+    interrupted(run, monkeypatch, stopping)
+    about, state, _ = checkpoint.load("run.npz")
+    kept = {key: about[key] for key in ("inputs", "provenance", "output", "done", "versions")}
+    checkpoint.save("run.npz", state, {**kept, "curve": {"terms": [3], "rows": "all"}})
+    code, _, err = run("resume", "run.npz", "--plot", "curves.png")
+    assert code == 0
+    assert "Warning: the loss curves begin at step 3: the checkpoint does not hold those before" in err
+    assert "wrote curves.png (loss curves from step 3 to 7)" in err
 
 
 def test_sigterm_saves_both(run, folder, monkeypatch):

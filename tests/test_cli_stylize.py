@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import stylekeras as sk
-from stylekeras import engines, recipe
+from stylekeras import engines, files, recipe
 
 # Two small scales, the first layers of a random network.
 TINY = [
@@ -221,6 +221,21 @@ BAD = {
     "no config": (["photo.png", "paint.png", "--config", "no.toml"], "no.toml"),
     "bad config": (["photo.png", "paint.png", "--config", "bad.toml"], "not valid TOML"),
     "unknown key": (["photo.png", "paint.png", "--config", "unknown.toml"], "did you mean 'size'?"),
+    "plot of another kind": (["photo.png", "paint.png", "--plot", "p.jpg"], "unknown ending '.jpg'; use one of .png"),
+    "plot exists": (["photo.png", "paint.png", "--plot", "old.png"], "--overwrite"),
+    "plot is the picture": (["photo.png", "paint.png", "-o", "a.png", "--plot", "./a.png"], "another output"),
+    "plot is an input": (["photo.png", "paint.png", "--plot", "paint.png", "--overwrite"], "one of the inputs"),
+    "plot in no folder": (["photo.png", "paint.png", "--plot", "no/p.png"], "no such folder"),
+    "time-lapse of another kind": (["photo.png", "paint.png", "--timelapse", "t.avi"], "use one of .gif, .webp, .mp4"),
+    "frames of no time-lapse": (["photo.png", "paint.png", "--timelapse-every", "3"], "needs --timelapse"),
+    "too many frames": (
+        ["photo.png", "paint.png", "--timelapse", "t.gif", "--timelapse-every", "1", "--steps", "9999"],
+        "at most 1000",
+    ),
+    "time-lapse is the checkpoint": (
+        ["photo.png", "paint.png", "--timelapse", "t.gif", "--checkpoint", "t.gif"],
+        "another output",
+    ),
     "bad value in a config": (["photo.png", "paint.png", "--config", "wrong.toml"], "config wrong.toml: size=True"),
 }
 
@@ -239,6 +254,80 @@ def test_a_wrong_request_is_exit_code_2_and_changes_nothing(run, folder, monkeyp
     assert 1 <= len(err.splitlines()) <= 2
     assert err.startswith("Error: ")
     assert expected in err
+    assert contents(folder) == before
+
+
+BESIDE = ["--plot", "curves.png", "--timelapse", "film.gif", "--timelapse-every", "2"]
+
+
+def test_curves_and_a_time_lapse(run, folder, quick):
+    code, out, err = run("stylize", "photo.png", "paint.png", "-o", "out.png", "--json", *BESIDE, *TINY)
+    assert code == 0
+    assert err.splitlines()[-3:-1] == [
+        "wrote curves.png (loss curves from step 1 to 5)",
+        "wrote film.gif (4 frames, 64x48)",  # of steps 1, 2, 4 and 5
+    ]
+    done = json.loads(out.splitlines()[-1])
+    assert (done["event"], done["plot"], done["timelapse"]) == ("done", "curves.png", "film.gif")
+    assert size_of("film.gif") == (64, 48)
+    assert size_of("curves.png")[0] == 1100
+    assert [name for name in contents(folder) if name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (sk.DivergedError("nan"), 1)])
+def test_what_there_is_of_curves_and_time_lapse_is_kept(run, folder, stopping, error, code):
+    stopping(error, after=4)
+    found, _, err = run("stylize", "photo.png", "paint.png", "-o", "out.png", *BESIDE, *TINY)
+    assert found == code
+    assert "wrote curves.png (loss curves from step 1 to 4)" in err
+    assert "wrote film.gif (3 frames, 64x48)" in err
+
+
+def test_nothing_is_beside_no_picture(run, folder, stopping):
+    stopping(KeyboardInterrupt(), after=0)
+    before = contents(folder)
+    assert run("stylize", "photo.png", "paint.png", "-o", "out.png", *BESIDE, *TINY)[0] == 130
+    assert contents(folder) == before
+
+
+def test_files_that_appear_meanwhile_are_kept_and_so_are_ours(run, folder, monkeypatch):
+    def late(*arguments):
+        yield from fake_iterate(*arguments)
+        (folder / "curves.png").write_bytes(b"someone else's")
+
+    monkeypatch.setattr(sk, "plan", fakes.plan)
+    monkeypatch.setattr(sk, "iterate", late)
+    assert run("stylize", "photo.png", "paint.png", "-o", "out.png", *BESIDE, *TINY)[0] == 0
+    assert (folder / "curves.png").read_bytes() == b"someone else's"
+    assert size_of("curves-2.png")[0] == 1100
+
+
+@pytest.mark.parametrize("after", [None, 3])
+def test_a_disk_too_full_for_the_curves(run, folder, monkeypatch, stopping, quick, after):
+    def full(target, *_):
+        raise OSError(28, "No space left on device")
+
+    if after is not None:
+        stopping(KeyboardInterrupt(), after)
+    monkeypatch.setattr(files, "write", full)
+    code, _, err = run("stylize", "photo.png", "paint.png", "-o", "out.png", *BESIDE[:2], *TINY)
+    assert size_of("out.png")
+    told = "could not write curves.png: No space left on device"
+    if after is None:
+        assert (code, err.splitlines()[-1]) == (1, f"Error: {told}; the picture is in out.png")
+    else:
+        assert code == 130
+        assert err.splitlines()[-2:] == [f"Warning: {told}", "interrupted; the picture so far is in out.png"]
+
+
+def test_a_time_lapse_that_needs_a_package_says_so_first(run, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    before = contents(folder)
+    code, out, err = run("stylize", "photo.png", "paint.png", "-o", "out.png", "--timelapse", "film.mp4", *TINY)
+    assert (code, out) == (2, "")
+    assert err == (
+        "Error: a time-lapse as MP4 needs imageio-ffmpeg: pip install 'stylekeras[video]', or name a .gif or .webp\n"
+    )
     assert contents(folder) == before
 
 

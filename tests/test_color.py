@@ -164,6 +164,109 @@ def test_luminance_of_a_picture_with_itself_changes_nothing():
     np.testing.assert_allclose(result, image, atol=1e-3)
 
 
+def test_match_by_a_share_is_that_share_of_the_way():
+    image, reference = picture(low=0.4, high=0.6), picture((11, 5, 3), seed=1, low=0.3, high=0.7)
+    whole = color.match(image, reference)
+    for amount in (0.0, 0.25, 0.5, 1.0):
+        np.testing.assert_allclose(
+            color.match(image, reference, amount), (1 - amount) * image + amount * whole, atol=1e-12
+        )
+    assert np.array_equal(color.match(image, reference, 0), image)
+    assert np.array_equal(color.match(image, reference, 1), whole)
+
+
+def deviation(image):
+    """The square root of the covariance, the regularisation left in."""
+    return color._matrix_power(statistics(image)[1] + color.EPSILON * np.eye(3), 0.5)
+
+
+def distance(a, b):
+    """2-Wasserstein, of Gaussians of the same means and covariances."""
+    (mean, one), (other_mean, other) = statistics(a), statistics(b)
+    one, other = one + color.EPSILON * np.eye(3), other + color.EPSILON * np.eye(3)
+    root = deviation(a)
+    mixed = color._matrix_power(root @ other @ root, 0.5)
+    return np.sqrt(np.sum((mean - other_mean) ** 2) + max(0.0, np.trace(one + other - 2 * mixed)))
+
+
+def test_match_by_a_share_comes_evenly_nearer():
+    image, reference = picture((20, 20, 3), low=0.3, high=0.6), picture((20, 20, 3), seed=1, low=0.4, high=0.5)
+    whole = distance(image, reference)
+    for amount in (0.25, 0.5, 0.75):
+        assert distance(color.match(image, reference, amount), reference) == pytest.approx(
+            (1 - amount) * whole, rel=0.01
+        )
+
+
+def test_luminance_by_a_share_mixes_chroma_and_keeps_lightness():
+    stylised, photo = picture(low=0.4, high=0.6), picture(seed=1, low=0.4, high=0.6)
+    own, wanted = (color.linear_to_oklab(color.srgb_to_linear(x)) for x in (stylised, photo))
+    for amount in (0.25, 0.5, 1.0):
+        lab = color.linear_to_oklab(color.srgb_to_linear(color.luminance(stylised, photo, amount)))
+        np.testing.assert_allclose(lab[..., 0], own[..., 0], atol=1e-6)
+        np.testing.assert_allclose(lab[..., 1:], (1 - amount) * own[..., 1:] + amount * wanted[..., 1:], atol=1e-6)
+    assert np.array_equal(color.luminance(stylised, photo, 0), stylised)
+
+
+def test_luminance_keeps_the_photos_chroma_in_8_bits_too():
+    stylised, photo = picture((60, 60, 3), low=0.2, high=0.8), picture((60, 60, 3), seed=1, low=0.3, high=0.7)
+    result = color.luminance(stylised, photo)
+    rounded = np.rint(result * 255) / 255
+    lab, before, wanted = (color.linear_to_oklab(color.srgb_to_linear(x)) for x in (rounded, result, photo))
+    fits = np.abs(before[..., 1:] - wanted[..., 1:]).max(axis=-1) < 1e-6
+    assert fits.mean() > 0.9  # elsewhere lightness and chroma do not fit into sRGB together
+    # Half a step of 255 in each channel, by what a and b change with it at most.
+    assert np.abs(lab[..., 1:] - wanted[..., 1:])[fits].max() < 0.004
+    assert np.abs(lab[..., 1:] - wanted[..., 1:])[fits].mean() < 0.0008
+
+
+GREY = np.repeat(picture((9, 7, 1), seed=5), 3, axis=2)
+FLAT = np.full((9, 7, 3), (0.8, 0.3, 0.1))
+
+
+@pytest.mark.parametrize("amount", [0.5, 1.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("painted", "photo"),
+    [
+        (picture(), GREY),
+        (GREY, picture()),
+        (picture(), FLAT),
+        (FLAT, picture()),
+        (GREY, FLAT),
+        (FLAT, GREY),
+        (np.zeros((9, 7, 3)), picture()),
+        (picture(), np.zeros((9, 7, 3))),
+        (np.ones((9, 7, 3)), np.ones((9, 7, 3))),
+    ],
+    ids=["grey photo", "grey style", "flat photo", "flat style", "3", "4", "black style", "black photo", "white"],
+)
+def test_grey_and_flat_pictures_break_neither(painted, photo, dtype, amount):
+    for function in (color.match, color.luminance):
+        result = function(painted.astype(dtype), photo.astype(dtype), amount)
+        assert result.dtype == dtype
+        assert np.all(np.isfinite(result))
+        assert result.min() >= 0
+        assert result.max() <= 1
+
+
+def test_the_colours_of_a_grey_photo_are_grey():
+    result = color.luminance(picture(), GREY)
+    np.testing.assert_allclose(result, np.repeat(result[..., :1], 3, axis=2), atol=1e-6)
+    moved = color.match(picture((40, 40, 3), low=0.4, high=0.6), GREY)
+    # What varies beside grey is narrowed to the regularisation's deviation.
+    assert np.std(moved - moved.mean(axis=-1, keepdims=True)) < 2 * np.sqrt(color.EPSILON)
+
+
+def test_a_grey_style_has_lightness_to_give_and_gets_the_photos_mean():
+    photo = picture(seed=1, low=0.4, high=0.6)
+    chroma = color.linear_to_oklab(color.srgb_to_linear(color.luminance(0.4 + 0.2 * GREY, photo)))[..., 1:]
+    np.testing.assert_allclose(chroma, color.linear_to_oklab(color.srgb_to_linear(photo))[..., 1:], atol=1e-6)
+    moved = color.match(0.4 + 0.2 * GREY, photo)
+    np.testing.assert_allclose(moved.mean(axis=(0, 1)), photo.mean(axis=(0, 1)), atol=1e-6)
+    assert np.linalg.matrix_rank(np.cov(moved.reshape(-1, 3).T), tol=1e-7) == 1  # still one line of colours
+
+
 def test_luminance_of_other_sizes_is_refused():
     with pytest.raises(ImageError, match=r"7 x 9 photo for a 5 x 4 picture.*resize"):
         color.luminance(picture((4, 5, 3)), picture((9, 7, 3)))

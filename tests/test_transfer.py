@@ -400,6 +400,66 @@ def test_colors_luminance_and_match():
     assert np.abs(matched - plain).mean() > 0.01
 
 
+def test_a_share_of_the_photos_colours():
+    plain = sk.stylize(CONTENT, STYLE, _settings(init="style"))
+    half = sk.stylize(CONTENT, STYLE, _settings(init="style", colors="luminance", color_amount=0.5))
+    np.testing.assert_allclose(half, color.luminance(plain, CONTENT, 0.5), atol=1e-6)
+    matched = sk.stylize(CONTENT, STYLE, _settings(init="style", colors="match", color_amount=0.5))
+    by_hand = sk.stylize(CONTENT, color.match(STYLE, CONTENT, 0.5), _settings(init="style"))
+    np.testing.assert_allclose(matched, by_hand, atol=1e-6)
+    for colors in ("luminance", "match"):
+        none = sk.stylize(CONTENT, STYLE, _settings(init="style", colors=colors, color_amount=0))
+        assert np.array_equal(none, plain)
+
+
+def test_luminance_keeps_the_photos_chroma_in_the_file_too(tmp_path):
+    photo = 0.35 + 0.3 * CONTENT
+    picture = sk.stylize(photo, STYLE, _settings(colors="luminance", init="style"))
+    sk.save_image(tmp_path / "out.png", picture)
+    kept, wanted = (
+        color.linear_to_oklab(color.srgb_to_linear(x))[..., 1:] for x in (sk.load_image(tmp_path / "out.png"), photo)
+    )
+    assert np.quantile(np.abs(kept - wanted), 0.9) < 0.004  # but where it does not fit with the lightness
+
+
+@pytest.mark.parametrize("colors", CHOICES["colors"])
+@pytest.mark.parametrize("made_of", ["grey photo", "grey style", "flat photo", "flat style", "both flat"])
+def test_grey_and_flat_pictures_in_every_colour_mode(colors, made_of):
+    grey = np.repeat(CONTENT[..., :1], 3, axis=-1)
+    flat = np.full_like(CONTENT, (0.8, 0.4, 0.2))
+    photo = {"grey photo": grey, "flat photo": flat, "both flat": flat}.get(made_of, CONTENT)
+    style = {"grey style": grey, "flat style": flat, "both flat": 1 - flat}.get(made_of, STYLE)
+    for style_loss in ("gram", "wasserstein"):
+        picture = sk.stylize(photo, style, _settings(colors=colors, style_loss=style_loss, init_noise=0.1, steps=2))
+        assert np.isfinite(picture).all()
+        if made_of == "grey photo" and colors == "luminance":
+            np.testing.assert_allclose(picture, np.repeat(picture[..., :1], 3, axis=-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(32, 640), (640, 32)])
+def test_one_to_twenty_goes_all_the_way(shape):
+    """Pyramid, margin and tiles, as photo and as painting."""
+    photo = images.resize(CONTENT, *shape)
+    chosen = {"size": 912, "min_size": 128, "margin": 8, "steps": 1, "optimizer": "lbfgs", "colors": "luminance"}
+    sizes = []
+    whole = sk.stylize(photo, photo[::-1], _settings(**chosen), callback=lambda progress: sizes.append(progress.size))
+    wanted = [(32, 630), (46, 912)]  # 31.5 is 32
+    assert sizes == (wanted if shape[0] < shape[1] else [size[::-1] for size in wanted])
+    assert whole.shape == (*sizes[1], 3)
+    if shape[0] < shape[1]:
+        tiled = sk.stylize(photo, photo[::-1], _settings(**chosen, tile=256))
+        np.testing.assert_allclose(tiled, whole, atol=1e-3)
+
+
+def test_what_is_narrower_needs_a_larger_size_and_says_which():
+    photo = images.resize(CONTENT, 40, 1000)
+    with pytest.raises(sk.SettingsError, match=r"size=512 makes this picture 512x20; .* use at least size=788"):
+        sk.stylize(photo, STYLE, _settings(size=512))
+    assert sk.stylize(photo, STYLE, _settings(size=788, steps=1)).shape == (32, 788, 3)
+    with pytest.raises(sk.ImageError, match=r"content: 1000 x 31 px is too small; at least 32 px"):
+        sk.stylize(photo[:31], STYLE, _settings(size=1000))
+
+
 def test_bfloat16_is_close():
     exact = sk.loss_and_gradient(OTHER, CONTENT, STYLE, _settings(precision="float32"))
     rounded = sk.loss_and_gradient(OTHER, CONTENT, STYLE, _settings(precision="bfloat16"))

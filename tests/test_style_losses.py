@@ -27,12 +27,25 @@ def _count(features):
     return float(features.shape[1] * features.shape[2])
 
 
+def _frame(loss, style):
+    """What measuring for a style takes besides features and mask: nothing, or its frame."""
+    return [loss.frame(loss.measure(numpy_ops, style), _count(style))] if hasattr(loss, "frame") else []
+
+
 def _target(loss, style):
-    return loss.target(loss.measure(numpy_ops, style), _count(style))
+    """What is compared with, and the frame."""
+    frame = _frame(loss, style)
+    return loss.target(loss.measure(numpy_ops, style, None, *frame), _count(style), *frame), frame
 
 
-def _compare(loss, features, target):
-    return float(loss.compare(numpy_ops, loss.measure(numpy_ops, features), _count(features), target))
+def _scale(loss, style):
+    return loss.scale(_target(loss, style)[0])
+
+
+def _compare(loss, features, wanted, mask=None):
+    target, frame = wanted
+    count = _count(features) if mask is None else np.sum(mask)
+    return float(loss.compare(numpy_ops, loss.measure(numpy_ops, features, mask, *frame), count, target))
 
 
 def _gradient(loss, features, style, dtype):
@@ -42,11 +55,12 @@ def _gradient(loss, features, style, dtype):
 
     ops = keras.ops
     features, wide = tf.constant(features, dtype), _target(loss, np.asarray(style, dtype).astype(np.float64))
-    target = {name: tf.constant(value, dtype) for name, value in wide.items()}
+    target, frame = tf.nest.map_structure(lambda value: tf.constant(value, dtype), wide)
     with tf.GradientTape() as tape:
         tape.watch(features)
-        value = loss.compare(ops, loss.measure(ops, features), tf.constant(_count(features), dtype), target)
-    return float(value), tape.gradient(value, features).numpy(), float(loss.scale(wide))
+        sums = loss.measure(ops, features, None, *frame)
+        value = loss.compare(ops, sums, tf.constant(_count(features), dtype), target)
+    return float(value), tape.gradient(value, features).numpy(), float(loss.scale(wide[0]))
 
 
 def test_the_setting_knows_every_file():
@@ -74,12 +88,24 @@ def test_where_the_pixels_are_does_not_matter(loss, features, rng):
 
 @every
 def test_sums_of_halves_add_up(loss, features):
-    picture, _ = features
-    whole = loss.measure(numpy_ops, picture)
-    left, right = loss.measure(numpy_ops, picture[:, :, :1]), loss.measure(numpy_ops, picture[:, :, 1:])
-    assert set(whole) == set(left) == set(right)
-    for name, value in whole.items():
-        np.testing.assert_allclose(left[name] + right[name], value, rtol=1e-13)
+    picture, style = features
+    for frame in ([], _frame(loss, style)):
+        whole, left, right = (
+            loss.measure(numpy_ops, part, None, *frame) for part in (picture, picture[:, :, :1], picture[:, :, 1:])
+        )
+        assert set(whole) == set(left) == set(right)
+        for name, value in whole.items():
+            np.testing.assert_allclose(left[name] + right[name], value, rtol=1e-12)
+
+
+@every
+def test_a_mask_weighs_pixels(loss, features, rng):
+    """Ones are no mask, to the last bit; zeros leave a pixel out; a third counts as a third of a pixel."""
+    picture, style = features
+    wanted, half = _target(loss, style), np.zeros((1, 5, 4, 1))
+    half[:, :, :2] = 1 / 3
+    assert _compare(loss, picture, wanted, np.ones((1, 5, 4, 1))) == _compare(loss, picture, wanted)
+    assert _compare(loss, picture, wanted, half) == pytest.approx(_compare(loss, picture[:, :, :2], wanted), rel=1e-12)
 
 
 @every
@@ -114,10 +140,10 @@ def test_a_style_of_another_size_is_compared_per_pixel(loss, features):
 @every
 def test_scale_is_a_size(loss, features):
     _, style = features
-    scale = loss.scale(_target(loss, style))
+    scale = _scale(loss, style)
     assert np.ndim(scale) == 0
     assert scale > 0
-    assert loss.scale(_target(loss, 3 * style)) > scale
+    assert _scale(loss, 3 * style) > scale
 
 
 @every
@@ -156,7 +182,7 @@ def test_the_reference_has_the_same_formula(name, features):
     loss, (value, scale) = style_losses.load(name), reference.STYLE_LOSSES[name]
     target = _target(loss, style)
     assert _compare(loss, picture, target) == pytest.approx(value(picture[0], style[0])[0], rel=1e-12)
-    assert loss.scale(target) == pytest.approx(scale(style[0]), rel=1e-12)
+    assert loss.scale(target[0]) == pytest.approx(scale(style[0]), rel=1e-12)
 
 
 def test_gram_by_hand():
@@ -207,7 +233,7 @@ def test_wasserstein_of_one_channel_by_hand():
     widened = 0.001 * 4
     wanted = 3**2 + (math.sqrt(1 + widened) - math.sqrt(4 + widened)) ** 2
     assert _compare(wasserstein, picture.reshape(1, 1, 2, 1), target) == pytest.approx(wanted, rel=1e-13)
-    assert wasserstein.scale(target) == pytest.approx(3**2 + 4, rel=1e-13)
+    assert wasserstein.scale(target[0]) == pytest.approx(3**2 + 4, rel=1e-13)
 
 
 def test_wasserstein_iteration_holds_what_rounding_brings_beyond_its_interval():

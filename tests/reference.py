@@ -260,34 +260,32 @@ def covariance_scale(style: np.ndarray) -> float:
     return covariance_loss(np.zeros_like(style), style)[0]
 
 
+def _directions(channels: int) -> np.ndarray:
+    directions = np.random.default_rng(0).normal(size=(channels, channels))
+    return directions / np.linalg.norm(directions, axis=0)
+
+
 def sliced_loss(features: np.ndarray, style: np.ndarray) -> tuple[float, np.ndarray]:
     """mean over directions of K sum over K intervals of (mean clip(x) - mean clip(y))^2, x and y projections.
 
     Heitz et al. (2021), the 1-D distances to first order: Peyre (2018), integral (F - G)^2 / g.
     """
-    positions, channels = features.shape[0] * features.shape[1], features.shape[2]
-    directions = np.random.default_rng(0).normal(size=(channels, 2 * channels))
-    count, intervals = directions.shape[1], 4
+    directions, intervals, pixels = _directions(features.shape[2]), 4, (0, 1)
+    x, y = features @ directions, style @ directions
+    mean, deviation = y.mean(axis=pixels), np.sqrt(y.var(axis=pixels) + _widening(style))
+    edges = [mean + deviation * scipy.stats.norm.ppf(i / intervals) for i in range(intervals + 1)]
     value, gradient = 0.0, np.zeros_like(features)
-    for direction in (directions / np.linalg.norm(directions, axis=0)).T:
-        x, y = features @ direction, style @ direction
-        deviation = np.sqrt(np.var(y) + _widening(style))
-        bounds = np.mean(y) + deviation * scipy.stats.norm.ppf(np.arange(intervals + 1) / intervals)
-        for low, high in itertools.pairwise(bounds):
-            difference = np.mean(np.clip(x, low, high)) - np.mean(np.clip(y, low, high))
-            value += intervals * difference**2 / count
-            inside = ((x > low) & (x < high))[:, :, None]
-            gradient += 2 * intervals * difference / (count * positions) * inside * direction
-    return value, gradient
+    for low, high in itertools.pairwise(edges):
+        difference = np.clip(x, low, high).mean(axis=pixels) - np.clip(y, low, high).mean(axis=pixels)
+        value += intervals * np.mean(difference**2)
+        gradient += 2 * intervals * ((x > low) & (x < high)) * difference @ directions.T / x.size
+    return float(value), gradient
 
 
 def sliced_scale(style: np.ndarray) -> float:
     """|M|^2 / C and the mean over the directions of the (widened) variance."""
-    channels = style.shape[2]
-    directions = np.random.default_rng(0).normal(size=(channels, 2 * channels))
-    projected = style @ (directions / np.linalg.norm(directions, axis=0))
-    mean = np.mean(style, axis=(0, 1))
-    return float(mean @ mean / channels + np.mean(np.var(projected, axis=(0, 1))) + _widening(style))
+    variance = np.var(style @ _directions(style.shape[2]), axis=(0, 1))
+    return float(np.mean(np.mean(style, axis=(0, 1)) ** 2) + np.mean(variance) + _widening(style))
 
 
 STYLE_LOSSES = {

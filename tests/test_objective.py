@@ -15,7 +15,10 @@ CONTENT_LAYERS = {"one": 0.5, "two": 2.0}
 STYLE_LAYERS = {"one": 1.5, "three": 0.7}
 WEIGHTS = {"content_weight": 1.3, "style_weight": 2.1, "tv_weight": 0.4}
 STYLE_LOSSES = CHOICES["style_loss"]
-COMBINATIONS = list(itertools.product(STYLE_LOSSES, [True, False], [1, 2]))
+COMBINATIONS = [
+    *itertools.product(["gram", "wasserstein"], [True, False], [1, 2]),
+    *((name, True, 2) for name in STYLE_LOSSES[2:]),
+]
 
 
 def _layer(rng, name, before, after, edge="zeros"):

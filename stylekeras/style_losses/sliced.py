@@ -20,9 +20,9 @@ them. A shift that is small beside the intervals counts by its square, so this h
 distance in wasserstein.py; but where that stops at mean and covariance, this sees how values are distributed.
 
 Where we differ, besides: the intervals are those of a Gaussian with the mean and the variance of the style's
-projections, which most projections of many channels nearly are (Diaconis and Freedman 1984). Directions are drawn once,
-DIRECTIONS for each channel, not anew at every step: L-BFGS needs one function. The variance is widened by the e of
-moments.py, so that no projection is divided by 0.
+projections, which most projections of many channels nearly are (Diaconis and Freedman 1984). Directions, as many as
+there are channels like theirs, are drawn once and not anew at every step: L-BFGS needs one function. Twice as many made
+the same pictures. The variance is widened by the e of moments.py, so that no projection is divided by 0.
 """
 
 from __future__ import annotations
@@ -40,12 +40,11 @@ Arrays = dict[str, Any]
 # That of L-BFGS' last pair.
 CURVATURE = None
 
-DIRECTIONS = 2
 BINS = 4
 # Between the intervals, for a projection of mean 0 and variance 1.
 EDGES = np.array([NormalDist().inv_cdf(i / BINS) for i in range(1, BINS)])
-# The projections and what of them is above each edge, for each of the features' numbers.
-ACTIVATIONS = DIRECTIONS * BINS
+# The projections, what of them is above each edge, and their gradients, as measured with OpenVINO.
+ACTIVATIONS = 6
 WIDEN = 1e-3
 ROUNDING = 2e-4
 # A target without any variance (a flat style image) still needs a size to divide by.
@@ -55,12 +54,12 @@ FLOOR = 1e-12
 def frame(sums: Arrays, count: Any) -> Arrays:
     """What projects a picture's features for this style, from the style's own sums over `count` pixels.
 
-    Returns: "mean" (c,), M, and "directions" (c, d), each u divided by the standard deviation of the style along it.
+    Returns: "mean" (c,), M, and "directions" (c, c), each u divided by the standard deviation of the style along it.
     """
     mean, gram = sums["mean"] / count, sums["gram"] / count
     covariance = gram - np.outer(mean, mean)
     channels = len(mean)
-    directions = np.random.default_rng(0).normal(size=(channels, DIRECTIONS * channels))
+    directions = np.random.default_rng(0).normal(size=(channels, channels))
     directions /= np.linalg.norm(directions, axis=0)
     widen = max(WIDEN * max(np.trace(covariance) / channels, FLOOR), ROUNDING * np.trace(gram) / channels)
     variance = np.maximum(np.sum(directions * (covariance @ directions), axis=0), 0.0) + widen
@@ -70,27 +69,26 @@ def frame(sums: Arrays, count: Any) -> Arrays:
 def measure(ops: Any, features: Any, mask: Any = None, frame: Arrays | None = None) -> Arrays:
     """Sums of features (1, h, w, c), weighted with a mask (1, h, w, 1) if given.
 
-    Returns: {"mean": (c,), "gram": (c, c)} without a frame, which is made of these. With one, {"projected": (d,),
-        "above": (BINS - 1, d)}: of the features' projections, and of how far these lie above each of EDGES.
+    Returns: {"mean": (c,), "gram": (c, c)} without a frame, which is made of these. With one, {"projected": (c,),
+        "above": (BINS - 1, c)}: of the features' projections, and of how far these lie above each of EDGES.
     """
     if frame is None:
         return {"mean": channel_sums(ops, features, mask), "gram": gram(ops, features, mask)}
-    directions = frame["directions"]
-    channels, count = directions.shape
+    directions, channels = frame["directions"], features.shape[-1]
     centre = ops.matmul(frame["mean"][None, :], directions)
     projected = ops.matmul(ops.reshape(features, (-1, channels)), directions) - centre
     edges = ops.cast(EDGES[None, :, None], features.dtype)
-    above = ops.reshape(ops.relu(projected[:, None, :] - edges), (-1, len(EDGES) * count))
+    above = ops.reshape(ops.relu(projected[:, None, :] - edges), (-1, len(EDGES) * channels))
     weights = ops.reshape(ops.ones_like(features[:, :, :, :1]) if mask is None else mask, (1, -1))
     return {
         "projected": ops.matmul(weights, projected)[0],
-        "above": ops.reshape(ops.matmul(weights, above), (len(EDGES), count)),
+        "above": ops.reshape(ops.matmul(weights, above), (len(EDGES), channels)),
     }
 
 
 def target(sums: Arrays, count: Any, frame: Arrays) -> Arrays:
-    """The style's "lowest" (d,), "inner" (BINS - 2, d) and "highest" (d,): mean of what lies in the intervals; its
-    "variance" (d,) along the directions, and its "size", mean(M^2)."""
+    """The style's "lowest" (c,), "inner" (BINS - 2, c) and "highest" (c,): mean of what lies in the intervals; its
+    "variance" (c,) along the directions, and its "size", mean(M^2)."""
     variance = 1 / np.sum(frame["directions"] ** 2, axis=0)
     return {**_intervals(sums, count), "variance": variance, "size": np.mean(frame["mean"] ** 2)}
 

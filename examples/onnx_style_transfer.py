@@ -29,6 +29,7 @@ def style_target(features: np.ndarray, kind: str) -> tuple[dict, float]:
     gram, mean = flat.T @ flat / len(flat), flat.mean(axis=0)
     if kind == "gram":
         return {"gram": gram}, np.mean(gram**2)
+    assert kind == "wasserstein", f"the targets of {kind} are made in stylekeras/style_losses/{kind}.py, not here"
     values, basis = np.linalg.eigh(gram - np.outer(mean, mean))
     widen = 1e-3 * max(values.mean(), 1e-12)
     found = {"mean": mean, "widen": widen, "basis": basis, "values": np.maximum(values, 0) + widen}

@@ -27,6 +27,7 @@ __all__ = [
     "matmul",
     "mean",
     "no_history",
+    "relu",
     "remember",
     "stop_gradient",
     "sum",
@@ -142,6 +143,11 @@ def matmul(x: Any, y: Any) -> Any:
     if min(*x.shape, *y.shape) > 3:
         return np.matmul(x, y)
     return np.einsum("ij,jk->ik", x, y)
+
+
+def relu(value: Any) -> Any:
+    """`value` where it is positive, 0 elsewhere."""
+    return np.maximum(value, 0)
 
 
 def stop_gradient(value: Any) -> Any:

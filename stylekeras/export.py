@@ -47,7 +47,7 @@ def step(settings: Settings = DEFAULTS, *, styles: int = 1, masks: bool = False)
         "targets/content/<tap>/features" (1, h', w', c): the photo's, of the size of the image's own,
         "targets/content/<tap>/scale" (): what that layer's loss is divided by,
         "targets/styles/<i>/<tap>/target/..." and "targets/styles/<i>/<tap>/scale": of a style image, see
-        `stylekeras/style_losses/`,
+        `stylekeras/style_losses/`, and with style_loss=sliced "targets/styles/<i>/<tap>/frame/...",
         "targets/styles/<i>/<tap>/mask" (1, h', w', 1), with `masks`: the weight in [0, 1], not 0 everywhere, of each
         position of that tap for that style,
         "weights/...": the scalars of the loss,
@@ -68,8 +68,9 @@ def step(settings: Settings = DEFAULTS, *, styles: int = 1, masks: bool = False)
         item.name: np.ones((1, 2, 2, item.type.tensor_type.shape.dim[3].dim_value), np.float32)
         for item in model.graph.output
     }
-    sums = objective.style_sums(arrays, module, features, settings.style_layers)
-    style_target = objective.style_target(module, sums, relative=False)
+    frames = objective.style_frames(module, objective.style_sums(arrays, module, features, settings.style_layers))
+    sums = objective.style_sums(arrays, module, features, settings.style_layers, frames)
+    style_target = objective.style_target(module, sums, frames, relative=False)
     if masks:
         for target in style_target.values():
             target["mask"] = np.ones((1, 2, 2, 1), np.float32)

@@ -17,6 +17,16 @@ def content_sum(ops: Any, features: Any, target: Any, mask: Any = None) -> Any:
     return ops.sum(differences if mask is None else mask * differences)
 
 
+def channel_sums(ops: Any, features: Any, mask: Any = None) -> Any:
+    """Each channel summed over pixels.
+
+    Args: features (1, h, w, c); mask (1, h, w, 1), each pixel's weight. Returns: (c,).
+    """
+    weighted = features if mask is None else mask * features
+    # Row by row: sums over many rows at once lose as many times more digits in some engines.
+    return ops.sum(ops.sum(weighted, axis=2), axis=(0, 1))
+
+
 def total_variation_sum(ops: Any, image: Any, mask: Any = None) -> Any:
     """Sum over pixels and channels of the squared differences to the right and lower neighbours.
 

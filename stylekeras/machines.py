@@ -171,7 +171,10 @@ class TiledView(View):
         """The targets of a tile."""
         fields = self.machine.anatomy.fields
         content = {tap: {"features": tile.cut_tap(whole, fields[tap])} for tap, whole in self.content.items()}
-        styles: list[Any] = [{tap: {} for tap in style} for style in self.targets["styles"]]
+        styles: list[Any] = [
+            {tap: {name: value for name, value in target.items() if name == "frame"} for tap, target in style.items()}
+            for style in self.targets["styles"]
+        ]
         return self.machine.engine.tensor({"content": content, "styles": styles, "owned": tile.owned(fields)})
 
     @contextmanager
@@ -196,10 +199,13 @@ def need(
     Raises: GraphError as `Machine.anatomy`.
     """
     kept = sum(machine.anatomy.densities[tap] for tap in settings.content_layers) if content else 0.0
-    optimizer = machine.optimizer
+    optimizer, anatomy = machine.optimizer, machine.anatomy
+    # Where there is no style there are no taps of it.
+    measured = sum(anatomy.densities.get(tap, 0.0) for tap in settings.style_layers)
+    measured *= getattr(machine.objective.style_loss, "ACTIVATIONS", 0)
     return Need(
         machine.engine.footprint,
-        machine.anatomy,
+        anatomy._replace(activations=anatomy.activations + measured),
         canvas,
         margin,
         kept,
@@ -285,17 +291,28 @@ def _style_target(machine: Machine, settings: Settings, layout: Layout, image: n
     tiles = _tiles(machine, layout, image.shape[:2], 0)
     if len(tiles) <= 1:
         features = machine.extract(engine.tensor(image[None]))
-        sums = engine.array(objective.style_sums(engine.ops, style_loss, features, taps))
+
+        def sums(frames: Any) -> Any:
+            return engine.array(objective.style_sums(engine.ops, style_loss, features, taps, engine.tensor(frames)))
+
     else:
         fields = machine.anatomy.fields
 
-        def given(tile: tiling.Tile) -> tuple[Any, Any]:
-            targets = {"content": {}, "styles": [{tap: {} for tap in taps}], "owned": tile.owned(fields)}
-            return engine.tensor(tile.cut(image[None])), engine.tensor(targets)
+        def sums(frames: Any) -> Any:
+            wanted = {tap: {"frame": frames[tap]} if frames else {} for tap in taps}
 
-        measured = map(engine.array, machine.each(machine.measure, map(given, tiles)))
-        sums = {tap: parts[0] for tap, parts in tiling.add_up(measured)["style"].items()}
-    return engine.tensor(objective.style_target(style_loss, sums, relative=relative))
+            def given(tile: tiling.Tile) -> tuple[Any, Any]:
+                targets = {"content": {}, "styles": [wanted], "owned": tile.owned(fields)}
+                return engine.tensor(tile.cut(image[None])), engine.tensor(targets)
+
+            measured = map(engine.array, machine.each(machine.measure, map(given, tiles)))
+            return {tap: parts[0] for tap, parts in tiling.add_up(measured)["style"].items()}
+
+    found = sums({})
+    frames = objective.style_frames(style_loss, found)
+    if frames:
+        found = sums(frames)
+    return engine.tensor(objective.style_target(style_loss, found, frames, relative=relative))
 
 
 def _features(

@@ -121,27 +121,46 @@ def content_scale(features: np.ndarray | lazy.Picture, *, relative: bool) -> flo
     return max(sum(squares) / features.size, _SMALLEST_SCALE)
 
 
-def style_sums(ops: Any, style_loss: ModuleType, features: Features, taps: Iterable[str]) -> Arrays:
-    """Per tap: the style loss's sums, and the number of positions they are over."""
-    return {tap: _sums(ops, style_loss, features[tap], None) for tap in taps}
+def style_sums(
+    ops: Any, style_loss: ModuleType, features: Features, taps: Iterable[str], frames: Arrays | None = None
+) -> Arrays:
+    """Per tap: the style loss's sums, and the number of positions they are over; `frames` from `style_frames`."""
+    known = {} if frames is None else frames
+    return {tap: _sums(ops, style_loss, features[tap], None, known.get(tap)) for tap in taps}
 
 
-def _sums(ops: Any, style_loss: ModuleType, features: Any, mask: Any) -> Arrays:
-    return {"sums": style_loss.measure(ops, features, mask), "count": _count(ops, features, mask)}
+def _sums(ops: Any, style_loss: ModuleType, features: Any, mask: Any, frame: Any = None) -> Arrays:
+    sums = style_loss.measure(ops, features, mask, *([] if frame is None else [frame]))
+    return {"sums": sums, "count": _count(ops, features, mask)}
 
 
-def style_target(style_loss: ModuleType, sums: Arrays, *, relative: bool) -> Arrays:
-    """Per tap: what the picture's sums are compared with, and the scale its loss is divided by.
+def style_frames(style_loss: ModuleType, sums: Arrays) -> Arrays:
+    """Per tap: what the style loss has to know of a style before it measures anything for it; {} if that is nothing.
 
-    Args: `style_sums` of the style image as NumPy arrays. Returns: NumPy arrays, float64.
+    Args: `style_sums` of the style image without frames, as NumPy arrays. Returns: NumPy arrays, float64.
     """
-    targets = {}
+    if not hasattr(style_loss, "frame"):
+        return {}
+    return {tap: style_loss.frame(_wide(measured), float(measured["count"])) for tap, measured in sums.items()}
+
+
+def style_target(style_loss: ModuleType, sums: Arrays, frames: Arrays | None = None, *, relative: bool) -> Arrays:
+    """Per tap: what the picture's sums are compared with, the scale its loss is divided by, and its frame if any.
+
+    Args: `style_sums` of the style image as NumPy arrays, and the frames that they were measured with. Returns: NumPy
+        arrays, float64.
+    """
+    targets: Arrays = {}
     for tap, measured in sums.items():
-        wide = {name: np.asarray(value, np.float64) for name, value in measured["sums"].items()}
-        target = style_loss.target(wide, float(measured["count"]))
+        frame = [frames[tap]] if frames else []
+        target = style_loss.target(_wide(measured), float(measured["count"]), *frame)
         scale = max(float(style_loss.scale(target)), _SMALLEST_SCALE) if relative else 1.0
-        targets[tap] = {"target": target, "scale": scale}
+        targets[tap] = {"target": target, "scale": scale, **({"frame": frame[0]} if frame else {})}
     return targets
+
+
+def _wide(measured: Arrays) -> Arrays:
+    return {name: np.asarray(value, np.float64) for name, value in measured["sums"].items()}
 
 
 def measure(ops: Any, style_loss: ModuleType, image: Any, features: Features, targets: Arrays) -> Arrays:
@@ -152,12 +171,13 @@ def measure(ops: Any, style_loss: ModuleType, image: Any, features: Features, ta
         features: its taps, (1, h', w', c) each.
         targets: {"content": content_target(...), "styles": [style_target(...), ...]}. A tap of a style target may have
             a "mask" (1, h', w', 1), the part of the picture that is to look like that style; where it is 1 everywhere
-            that is the same as no mask. A region's statistics are over its own area, so a small one is as strong.
+            that is the same as no mask. A region's statistics are over its own area, so a small one is as strong. It
+            has the "frame" of `style_frames`, if there is one.
             With "owned", {"image" or tap: (1, h', w', 1)}, 1 where a pixel or position counts and 0 elsewhere, the
             picture is one tile of a larger one. Nothing else of the targets is used.
     """
     styles, owned = targets["styles"], targets.get("owned", {})
-    masks = {tap: [style[tap].get("mask") for style in styles] for tap in (styles[0] if styles else ())}
+    compared = {tap: [style[tap] for style in styles] for tap in (styles[0] if styles else ())}
     content = {
         tap: {
             "sum": losses.content_sum(ops, features[tap], target["features"], owned.get(tap)),
@@ -168,7 +188,8 @@ def measure(ops: Any, style_loss: ModuleType, image: Any, features: Features, ta
     return {
         "content": content,
         "style": {
-            tap: _style_parts(ops, style_loss, features[tap], given, owned.get(tap)) for tap, given in masks.items()
+            tap: _style_parts(ops, style_loss, features[tap], wanted, owned.get(tap))
+            for tap, wanted in compared.items()
         },
         "tv": {
             "sum": losses.total_variation_sum(ops, image, owned.get("image")),
@@ -177,13 +198,17 @@ def measure(ops: Any, style_loss: ModuleType, image: Any, features: Features, ta
     }
 
 
-def _style_parts(ops: Any, style_loss: ModuleType, features: Any, masks: list[Any], owned: Any) -> list[Arrays]:
-    """The sums for each style; those of the whole picture are taken once for all styles without a mask."""
-    whole = _sums(ops, style_loss, features, owned) if any(mask is None for mask in masks) else {}
-    return [
-        whole if mask is None else _sums(ops, style_loss, features, mask if owned is None else mask * owned)
-        for mask in masks
-    ]
+def _style_parts(ops: Any, style_loss: ModuleType, features: Any, wanted: list[Arrays], owned: Any) -> list[Arrays]:
+    """The sums for each style; those of the whole picture are taken once for all styles with neither mask nor frame."""
+    pairs = [(target.get("mask"), target.get("frame")) for target in wanted]
+    shared = [mask is None and frame is None for mask, frame in pairs]
+    whole = _sums(ops, style_loss, features, owned) if any(shared) else {}
+
+    def part(mask: Any, frame: Any) -> Arrays:
+        both = owned if mask is None else mask if owned is None else mask * owned
+        return _sums(ops, style_loss, features, both, frame)
+
+    return [whole if same else part(*pair) for same, pair in zip(shared, pairs, strict=True)]
 
 
 def combine(

@@ -23,7 +23,7 @@ BACKBONES = ("vgg19", "vgg16")
 WEIGHTS = ("auto", "imagenet", "offline", "random")
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss_scale": ("relative", "absolute"),
-    "style_loss": ("wasserstein", "gram"),
+    "style_loss": ("wasserstein", "gram", "moments", "covariance", "sliced"),
     "pooling": ("max", "average"),
     "padding": ("replicate", "zeros"),
     "optimizer": ("lbfgs", "adam"),

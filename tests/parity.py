@@ -39,6 +39,9 @@ CASES = [
     Case("gram", "average", "zeros", "absolute", (80, 96), 4),
     Case("wasserstein", "max", "zeros", "relative", (97, 81), 5),
     Case("wasserstein", "average", "replicate", "absolute", (96, 80), 3),
+    Case("moments", "max", "replicate", "absolute", (96, 80), 4),
+    Case("covariance", "average", "zeros", "relative", (80, 96), 4),
+    Case("sliced", "max", "replicate", "relative", (96, 80), 4),
 ]
 
 

@@ -6,17 +6,20 @@ without the batch axis; every loss returns (value, gradient in its first argumen
 
 from __future__ import annotations
 
+import itertools
 import types
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
+import scipy.stats
 
 # The `ops` that objective, losses and optimizers are written in, made of NumPy.
 numpy_ops = types.SimpleNamespace(
     **vars(np),
     cast=lambda value, dtype: np.asarray(value, dtype),
     cond=lambda condition, yes, no: yes() if condition else no(),
+    relu=lambda value: np.maximum(value, 0),
     stop_gradient=lambda value: value,
     fft2=lambda parts: (lambda z: (z.real, z.imag))(np.fft.fft2(parts[0] + 1j * parts[1])),
     ifft2=lambda parts: (lambda z: (z.real, z.imag))(np.fft.ifft2(parts[0] + 1j * parts[1])),
@@ -218,7 +221,80 @@ def wasserstein_scale(style: np.ndarray) -> float:
     return float((mean @ mean + np.trace(covariance)) / len(mean))
 
 
-STYLE_LOSSES = {"gram": (gram_loss, gram_scale), "wasserstein": (wasserstein_loss, wasserstein_scale)}
+def _widening(style: np.ndarray) -> float:
+    """max(1e-3 tr(T) / C, 2e-4 Q), Q the mean of the style's squares."""
+    variance = np.mean(np.var(style, axis=(0, 1)))
+    return float(max(1e-3 * max(variance, 1e-12), 2e-4 * np.mean(style**2)))
+
+
+def moments_loss(features: np.ndarray, style: np.ndarray) -> tuple[float, np.ndarray]:
+    """mean((m - M)^2 + (s - S)^2) over channels, of means and (widened) standard deviations.
+
+    Li et al. (2017), BN statistics; Huang and Belongie (2017), eq. 13.
+    """
+    positions, channels = features.shape[0] * features.shape[1], features.shape[2]
+    wide = _widening(style)
+    mean, style_mean = features.mean(axis=(0, 1)), style.mean(axis=(0, 1))
+    deviation, style_deviation = (np.sqrt(x.var(axis=(0, 1)) + wide) for x in (features, style))
+    value = np.mean((mean - style_mean) ** 2 + (deviation - style_deviation) ** 2)
+    pull = mean - style_mean + (deviation - style_deviation) / deviation * (features - mean)
+    return float(value), 2 * pull / (positions * channels)
+
+
+def covariance_loss(features: np.ndarray, style: np.ndarray) -> tuple[float, np.ndarray]:
+    """(|S - T|^2 + 4 max(|T|, |A| / 1000) |m - M|^2) / C^2, A the style's Gram matrix per position.
+
+    Sun and Saenko (2016), eq. 1, and the means; Frobenius' norms.
+    """
+    positions, channels = features.shape[0] * features.shape[1], features.shape[2]
+    (mean, covariance), (style_mean, style_covariance) = _gaussian(features), _gaussian(style)
+    weight = 4 * max(np.linalg.norm(style_covariance), np.linalg.norm(_gram(style)) / 1000)
+    difference, shift = covariance - style_covariance, mean - style_mean
+    value = (np.sum(difference**2) + weight * np.sum(shift**2)) / channels**2
+    gradient = 4 * (features - mean) @ difference + 2 * weight * shift
+    return float(value), gradient / (positions * channels**2)
+
+
+def covariance_scale(style: np.ndarray) -> float:
+    """The loss of a blank picture."""
+    return covariance_loss(np.zeros_like(style), style)[0]
+
+
+def _directions(channels: int) -> np.ndarray:
+    directions = np.random.default_rng(0).normal(size=(channels, channels))
+    return directions / np.linalg.norm(directions, axis=0)
+
+
+def sliced_loss(features: np.ndarray, style: np.ndarray) -> tuple[float, np.ndarray]:
+    """mean over directions of K sum over K intervals of (mean clip(x) - mean clip(y))^2, x and y projections.
+
+    Heitz et al. (2021), the 1-D distances to first order: Peyre (2018), integral (F - G)^2 / g.
+    """
+    directions, intervals, pixels = _directions(features.shape[2]), 4, (0, 1)
+    x, y = features @ directions, style @ directions
+    mean, deviation = y.mean(axis=pixels), np.sqrt(y.var(axis=pixels) + _widening(style))
+    edges = [mean + deviation * scipy.stats.norm.ppf(i / intervals) for i in range(intervals + 1)]
+    value, gradient = 0.0, np.zeros_like(features)
+    for low, high in itertools.pairwise(edges):
+        difference = np.clip(x, low, high).mean(axis=pixels) - np.clip(y, low, high).mean(axis=pixels)
+        value += intervals * np.mean(difference**2)
+        gradient += 2 * intervals * ((x > low) & (x < high)) * difference @ directions.T / x.size
+    return float(value), gradient
+
+
+def sliced_scale(style: np.ndarray) -> float:
+    """|M|^2 / C and the mean over the directions of the (widened) variance."""
+    variance = np.var(style @ _directions(style.shape[2]), axis=(0, 1))
+    return float(np.mean(np.mean(style, axis=(0, 1)) ** 2) + np.mean(variance) + _widening(style))
+
+
+STYLE_LOSSES = {
+    "gram": (gram_loss, gram_scale),
+    "wasserstein": (wasserstein_loss, wasserstein_scale),
+    "moments": (moments_loss, wasserstein_scale),
+    "covariance": (covariance_loss, covariance_scale),
+    "sliced": (sliced_loss, sliced_scale),
+}
 
 
 def total_variation(image: np.ndarray) -> tuple[float, np.ndarray]:

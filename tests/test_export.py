@@ -11,9 +11,11 @@ import onnxruntime
 import pytest
 from fakes import scene
 from PIL import Image
+from reference import numpy_ops
 
 import stylekeras as sk
-from stylekeras import export
+from stylekeras import export, objective, style_losses, trees
+from stylekeras.settings import CHOICES
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {"content_layers": {"block2_conv1": 1.0}, "style_layers": {"block1_conv1": 2.0, "block2_conv1": 0.5}}
@@ -39,7 +41,25 @@ def files(tmp_path):
     return export_both
 
 
-@pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+def _targets(features, style_loss, name):
+    """A style image's targets as the step's inputs: by the example where it has them, or by the library."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    try:
+        from onnx_style_transfer import style_target
+    finally:
+        sys.path.pop(0)
+    if style_loss in ("gram", "wasserstein"):
+        found = {tap: style_target(features[tap], style_loss) for tap in LAYERS["style_layers"]}
+        targets = {tap: {"target": target, "scale": scale} for tap, (target, scale) in found.items()}
+    else:
+        module, taps = style_losses.load(style_loss), LAYERS["style_layers"]
+        frames = objective.style_frames(module, objective.style_sums(numpy_ops, module, features, taps))
+        sums = objective.style_sums(numpy_ops, module, features, taps, frames)
+        targets = objective.style_target(module, sums, frames, relative=True)
+    return trees.leaves(targets, name)
+
+
+@pytest.mark.parametrize("style_loss", CHOICES["style_loss"])
 def test_the_files_compute_what_the_engine_does(run, files, rng, style_loss):
     """Two styles, two sizes: taps, then targets by hand, then the step, in ONNX Runtime without stylekeras."""
     taps_file, step_file = files(run, "--style-loss", style_loss, "--styles", "2", "--strength", "0.6")
@@ -49,11 +69,6 @@ def test_the_files_compute_what_the_engine_does(run, files, rng, style_loss):
     about = step.get_modelmeta().custom_metadata_map
     weights = {name: np.float32(value) for name, value in json.loads(about["weights"]).items()}
     settings = _settings(style_loss=style_loss, strength=0.6)
-    sys.path.insert(0, str(ROOT / "examples"))
-    try:
-        from onnx_style_transfer import style_target
-    finally:
-        sys.path.pop(0)
     names = [output.name for output in taps.get_outputs()]
     for height, width in ((40, 36), (37, 51)):
         image, photo = scene(rng, height, width), scene(rng, height, width)
@@ -64,15 +79,9 @@ def test_the_files_compute_what_the_engine_does(run, files, rng, style_loss):
         feeds["targets/content/block2_conv1/scale"] = np.mean(content**2)
         for i, painting in enumerate(paintings):
             features = dict(zip(names, taps.run(None, {"image": painting[None]}), strict=True))
-            for tap in LAYERS["style_layers"]:
-                target, scale = style_target(features[tap], style_loss)
-                feeds[f"targets/styles/{i}/{tap}/scale"] = np.float32(scale)
-                feeds |= {
-                    f"targets/styles/{i}/{tap}/target/{name}": np.asarray(value, np.float32)
-                    for name, value in target.items()
-                }
+            feeds |= _targets(features, style_loss, f"targets/styles/{i}")
         outputs = [output.name for output in step.get_outputs()]
-        given = {name: np.asarray(value) for name, value in feeds.items()}
+        given = {name: np.asarray(value, np.float32) for name, value in feeds.items()}
         found = dict(zip(outputs, step.run(None, given), strict=True))
         wanted = sk.loss_and_gradient(image, photo, [sk.Style(painting) for painting in paintings], settings)
         assert found["loss"] == pytest.approx(wanted.loss, rel=1e-5)

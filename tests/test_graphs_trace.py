@@ -44,6 +44,7 @@ FUNCTIONS = {
     "divide": lambda ops, x, y: 1 / (x / y / 2),
     "negative": lambda ops, x, y: -x,
     "square": lambda ops, x, y: ops.square(x),
+    "relu": lambda ops, x, y: ops.relu(x),
     "abs-sqrt": lambda ops, x, y: ops.sqrt(ops.abs(x)),
     "maximum": lambda ops, x, y: ops.maximum(ops.maximum(x, 0.1), y),
     "where": lambda ops, x, y: ops.where(ops.isfinite(x / 0.0), x, y),

@@ -255,3 +255,14 @@ def test_where_memory_runs_out_the_run_goes_on_in_tiles(monkeypatch):
     assert found[5].provenance["notes"][-1] == "memory ran out at 80x64: from there on in tiles of 32 px"
     np.testing.assert_array_equal(found[4].image, expected[4].image)
     assert np.abs(found[-1].image - expected[-1].image).mean() < 1 / 255
+
+
+def test_what_a_style_loss_keeps_while_it_measures_counts():
+    """Sliced: six times the tap."""
+    found = {}
+    for name in ("gram", "sliced"):
+        layers = {"content_layers": "block1_conv2", "style_layers": "block1_conv1,block2_conv1"}
+        chosen = sk.Settings(backbone="vgg16", weights="random", engine="onnxruntime", style_loss=name, **layers)
+        machine = machines.machine(chosen, ("block1_conv2", "block1_conv1", "block2_conv1"))
+        found[name] = machines.need(machine, chosen, (64, 64), 0, content=True, inputs=0).anatomy.activations
+    assert found["sliced"] - found["gram"] == 6 * (64 + 128 / 4)

@@ -9,11 +9,16 @@ from reference import Conv, Pool, Setup, numerical_gradient, numpy_ops
 
 import stylekeras as sk
 from stylekeras import objective, style_losses
+from stylekeras.settings import CHOICES
 
 CONTENT_LAYERS = {"one": 0.5, "two": 2.0}
 STYLE_LAYERS = {"one": 1.5, "three": 0.7}
 WEIGHTS = {"content_weight": 1.3, "style_weight": 2.1, "tv_weight": 0.4}
-COMBINATIONS = list(itertools.product(["gram", "wasserstein"], [True, False], [1, 2]))
+STYLE_LOSSES = CHOICES["style_loss"]
+COMBINATIONS = [
+    *itertools.product(["gram", "wasserstein"], [True, False], [1, 2]),
+    *((name, True, 2) for name in STYLE_LOSSES[2:]),
+]
 
 
 def _layer(rng, name, before, after, edge="zeros"):
@@ -52,8 +57,10 @@ def _targets(ops, setup, extract, tensor):
         content = objective.content_target(ops, features, setup.content_layers, relative=setup.relative)
     styles = []
     for picture, _ in setup.styles:
-        sums = objective.style_sums(ops, module, extract(tensor(picture[None])), setup.style_layers)
-        styles.append(tensor(objective.style_target(module, sums, relative=setup.relative)))
+        features = extract(tensor(picture[None]))
+        frames = objective.style_frames(module, objective.style_sums(ops, module, features, setup.style_layers))
+        sums = objective.style_sums(ops, module, features, setup.style_layers, tensor(frames))
+        styles.append(tensor(objective.style_target(module, sums, frames, relative=setup.relative)))
     return {"content": content, "styles": styles}
 
 
@@ -106,7 +113,7 @@ def _relative_error(value, wanted):
 # --- the reference itself -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+@pytest.mark.parametrize("style_loss", STYLE_LOSSES)
 @pytest.mark.parametrize(("kind", "edge"), [("max", "replicate"), ("average", "zeros")])
 def test_the_references_gradient_is_its_values(rng, style_loss, kind, edge):
     preprocessing = {"order": "bgr", "scale": 2.0, "mean": [0.8, 0.9, 1.0], "std": [1.0, 1.1, 1.2]}
@@ -156,7 +163,7 @@ def test_parts_may_be_missing(rng, float64, engine, changes):
     assert _relative_error(gradient[0], wanted.gradient) < 1e-9
 
 
-@pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+@pytest.mark.parametrize("style_loss", STYLE_LOSSES)
 def test_sums_of_rows_add_up_to_the_pictures(rng, style_loss):
     """What tiles rest on: everything that `measure` returns is a sum over positions."""
     setup = _setup(rng, style_loss)
@@ -190,7 +197,7 @@ def _extract(setup):
     return extract
 
 
-@pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+@pytest.mark.parametrize("style_loss", STYLE_LOSSES)
 def test_a_mask_of_ones_is_no_mask(rng, style_loss):
     setup, image = _setup(rng, style_loss), rng.random((1, 9, 7, 3))
     extract = _extract(setup)
@@ -205,7 +212,7 @@ def test_a_mask_of_ones_is_no_mask(rng, style_loss):
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+@pytest.mark.parametrize("style_loss", STYLE_LOSSES)
 def test_a_mask_is_the_part_of_the_picture_that_it_shows(rng, style_loss):
     """Each style against its own rows alone, over their own area; grey counts in proportion."""
     setup, image = _setup(rng, style_loss, content_weight=0.0, tv_weight=0.0), rng.random((1, 9, 7, 3))
@@ -223,7 +230,8 @@ def test_a_mask_is_the_part_of_the_picture_that_it_shows(rng, style_loss):
     for i, style in enumerate(targets["styles"]):
         for tap, weight in STYLE_LAYERS.items():
             shown = features[tap][:, : features[tap].shape[1] // 2 if i else None]
-            sums = objective.style_sums(numpy_ops, module, {tap: shown}, [tap])[tap]
+            frames = {tap: style[tap]["frame"]} if "frame" in style[tap] else {}
+            sums = objective.style_sums(numpy_ops, module, {tap: shown}, [tap], frames)[tap]
             distance = module.compare(numpy_ops, sums["sums"], sums["count"], style[tap]["target"])
             wanted += scalars["styles"][i] * weight * distance / style[tap]["scale"]
     assert loss == pytest.approx(scalars["style"] * wanted, rel=1e-12)
@@ -239,7 +247,7 @@ def test_the_loss_is_its_weighted_terms(rng):
     assert set(terms) == {"content", "style", "tv", "content/one", "content/two", "style/one", "style/three"}
 
 
-@pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+@pytest.mark.parametrize("style_loss", STYLE_LOSSES)
 def test_a_relative_loss_does_not_change_with_the_features_size(rng, style_loss):
     """Ten times as large features everywhere: the picture, the content and the styles."""
     setup = _setup(rng, style_loss, tv_weight=0.0)
@@ -260,7 +268,7 @@ def test_a_relative_loss_survives_a_target_without_features(rng):
     def nothing(batch):
         return {name: 0 * value[None] for name, value in reference.forward(setup.network, batch[0])[0].items()}
 
-    for style_loss in ("gram", "wasserstein"):
+    for style_loss in STYLE_LOSSES:
         dead = setup._replace(style_loss=style_loss)
         targets = _targets(numpy_ops, dead, nothing, _as_it_is)
         loss, _ = _objective(dead)(

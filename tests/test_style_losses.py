@@ -9,7 +9,7 @@ import reference
 from reference import numerical_gradient, numpy_ops
 
 from stylekeras import settings, style_losses
-from stylekeras.style_losses import gram, wasserstein
+from stylekeras.style_losses import covariance, gram, moments, sliced, wasserstein
 
 NAMES = [module.name for module in pkgutil.iter_modules(style_losses.__path__)]
 every = pytest.mark.parametrize("loss", [style_losses.load(name) for name in NAMES], ids=NAMES)
@@ -27,12 +27,25 @@ def _count(features):
     return float(features.shape[1] * features.shape[2])
 
 
+def _frame(loss, style):
+    """What measuring for a style takes besides features and mask: nothing, or its frame."""
+    return [loss.frame(loss.measure(numpy_ops, style), _count(style))] if hasattr(loss, "frame") else []
+
+
 def _target(loss, style):
-    return loss.target(loss.measure(numpy_ops, style), _count(style))
+    """What is compared with, and the frame."""
+    frame = _frame(loss, style)
+    return loss.target(loss.measure(numpy_ops, style, None, *frame), _count(style), *frame), frame
 
 
-def _compare(loss, features, target):
-    return float(loss.compare(numpy_ops, loss.measure(numpy_ops, features), _count(features), target))
+def _scale(loss, style):
+    return loss.scale(_target(loss, style)[0])
+
+
+def _compare(loss, features, wanted, mask=None):
+    target, frame = wanted
+    count = _count(features) if mask is None else np.sum(mask)
+    return float(loss.compare(numpy_ops, loss.measure(numpy_ops, features, mask, *frame), count, target))
 
 
 def _gradient(loss, features, style, dtype):
@@ -42,11 +55,12 @@ def _gradient(loss, features, style, dtype):
 
     ops = keras.ops
     features, wide = tf.constant(features, dtype), _target(loss, np.asarray(style, dtype).astype(np.float64))
-    target = {name: tf.constant(value, dtype) for name, value in wide.items()}
+    target, frame = tf.nest.map_structure(lambda value: tf.constant(value, dtype), wide)
     with tf.GradientTape() as tape:
         tape.watch(features)
-        value = loss.compare(ops, loss.measure(ops, features), tf.constant(_count(features), dtype), target)
-    return float(value), tape.gradient(value, features).numpy(), float(loss.scale(wide))
+        sums = loss.measure(ops, features, None, *frame)
+        value = loss.compare(ops, sums, tf.constant(_count(features), dtype), target)
+    return float(value), tape.gradient(value, features).numpy(), float(loss.scale(wide[0]))
 
 
 def test_the_setting_knows_every_file():
@@ -74,12 +88,24 @@ def test_where_the_pixels_are_does_not_matter(loss, features, rng):
 
 @every
 def test_sums_of_halves_add_up(loss, features):
-    picture, _ = features
-    whole = loss.measure(numpy_ops, picture)
-    left, right = loss.measure(numpy_ops, picture[:, :, :1]), loss.measure(numpy_ops, picture[:, :, 1:])
-    assert set(whole) == set(left) == set(right)
-    for name, value in whole.items():
-        np.testing.assert_allclose(left[name] + right[name], value, rtol=1e-13)
+    picture, style = features
+    for frame in ([], _frame(loss, style)):
+        whole, left, right = (
+            loss.measure(numpy_ops, part, None, *frame) for part in (picture, picture[:, :, :1], picture[:, :, 1:])
+        )
+        assert set(whole) == set(left) == set(right)
+        for name, value in whole.items():
+            np.testing.assert_allclose(left[name] + right[name], value, rtol=1e-12)
+
+
+@every
+def test_a_mask_weighs_pixels(loss, features, rng):
+    """Ones are no mask, to the last bit; zeros leave a pixel out; a third counts as a third of a pixel."""
+    picture, style = features
+    wanted, half = _target(loss, style), np.zeros((1, 5, 4, 1))
+    half[:, :, :2] = 1 / 3
+    assert _compare(loss, picture, wanted, np.ones((1, 5, 4, 1))) == _compare(loss, picture, wanted)
+    assert _compare(loss, picture, wanted, half) == pytest.approx(_compare(loss, picture[:, :, :2], wanted), rel=1e-12)
 
 
 @every
@@ -114,10 +140,10 @@ def test_a_style_of_another_size_is_compared_per_pixel(loss, features):
 @every
 def test_scale_is_a_size(loss, features):
     _, style = features
-    scale = loss.scale(_target(loss, style))
+    scale = _scale(loss, style)
     assert np.ndim(scale) == 0
     assert scale > 0
-    assert loss.scale(_target(loss, 3 * style)) > scale
+    assert _scale(loss, 3 * style) > scale
 
 
 @every
@@ -156,7 +182,7 @@ def test_the_reference_has_the_same_formula(name, features):
     loss, (value, scale) = style_losses.load(name), reference.STYLE_LOSSES[name]
     target = _target(loss, style)
     assert _compare(loss, picture, target) == pytest.approx(value(picture[0], style[0])[0], rel=1e-12)
-    assert loss.scale(target) == pytest.approx(scale(style[0]), rel=1e-12)
+    assert loss.scale(target[0]) == pytest.approx(scale(style[0]), rel=1e-12)
 
 
 def test_gram_by_hand():
@@ -167,6 +193,67 @@ def test_gram_by_hand():
     # [[5, 7], [7, 10]] - [[3, 4], [4, 5]] = [[2, 3], [3, 5]]
     assert gram.compare(numpy_ops, sums, 2.0, style) == (4 + 9 + 9 + 25) / 4
     assert gram.scale(style) == (9 + 16 + 16 + 25) / 4
+
+
+def test_moments_by_hand():
+    """Two channels: means 0 and 5 against 3 and 5, deviations 1 and 0 against 2 and 0, all widened."""
+    picture, style = np.array([[-1.0, 5], [1, 5]]), np.array([[1.0, 5], [5, 5]])
+    target = _target(moments, style.reshape(1, 1, 2, 2))
+    wide = 2e-4 * (1 + 25 + 25 + 25) / 4  # more than 0.001 of the mean variance, 2
+    wanted = (3**2 + (math.sqrt(1 + wide) - math.sqrt(4 + wide)) ** 2) / 2
+    assert _compare(moments, picture.reshape(1, 1, 2, 2), target) == pytest.approx(wanted, rel=1e-12)
+    assert moments.scale(target[0]) == pytest.approx((9 + 4 + 25) / 2, rel=1e-12)
+
+
+def test_moments_is_wasserstein_of_one_channel(rng):
+    """Where the picture's own rounding is not widened for."""
+    picture, style = rng.normal(1, 1, (1, 5, 4, 1)), rng.normal(2, 3, (1, 6, 7, 1))
+    found, wanted = (_compare(loss, picture, _target(loss, style)) for loss in (moments, wasserstein))
+    assert found == pytest.approx(wanted, rel=1e-12)
+
+
+def test_covariance_by_hand():
+    """S = [[1, 1], [1, 1]] and T = [[4, 0], [0, 0]], means 0 and (3, 0)."""
+    picture, style = np.array([[-1.0, -1], [1, 1]]), np.array([[1.0, 0], [5, 0]])
+    target = _target(covariance, style.reshape(1, 1, 2, 2))
+    assert _compare(covariance, picture.reshape(1, 1, 2, 2), target) == pytest.approx((9 + 1 + 1 + 1 + 4 * 4 * 9) / 4)
+    assert covariance.scale(target[0]) == pytest.approx((16 + 4 * 4 * 9) / 4)
+
+
+def test_covariance_of_a_flat_style_has_a_mean():
+    style = np.full((1, 4, 4, 3), 2.0)
+    target, _ = _target(covariance, style)
+    assert target["weight"] == pytest.approx(4e-3 * 12)
+    assert covariance.scale(target) > 1e-3
+
+
+def test_sliced_by_hand():
+    """Of one channel with values -1 and 1 the intervals end at -0.674, 0 and 0.674."""
+    style, far = np.array([-1.0, 1.0]).reshape(1, 1, 2, 1), np.array([0.5, 2.0]).reshape(1, 1, 2, 1)
+    edge = 0.6744897501960817 * math.sqrt(1 + 1e-3)
+    # What of the values lies in each interval, below, between and above the edges, for -1 and 1 and for 0.5 and 2.
+    ours = np.array([-2 * edge, 2 * edge, 0.5 + edge, 2 - edge]) / 2
+    theirs = np.array([-1 - edge, edge, edge, 1 - edge]) / 2
+    wanted = 4 * np.sum((ours - theirs) ** 2)
+    found = _compare(sliced, far, _target(sliced, style)), _compare(sliced, -far, _target(sliced, -style))
+    assert found == pytest.approx((wanted, wanted), rel=1e-9)
+
+
+def test_sliced_is_the_sorted_distance_of_pictures_that_are_alike(rng):
+    """To about a tenth, for a shift, a stretch and a skew of every channel; Heitz et al.'s loss on the right."""
+    style = np.abs(rng.normal(0, 1, (1, 100, 100, 24)) @ rng.normal(0, 1, (24, 24)))
+    frame = _frame(sliced, style)[0]["directions"]
+    directions = frame / np.linalg.norm(frame, axis=0)
+    for change in (style + 0.3, 1.1 * style, style + 0.02 * style**2):
+        x, y = (np.sort(features.reshape(-1, 24) @ directions, axis=0) for features in (change, style))
+        assert _compare(sliced, change, _target(sliced, style)) == pytest.approx(np.mean((x - y) ** 2), rel=0.15)
+
+
+def test_sliced_sees_what_mean_and_covariance_do_not(rng):
+    """A third of the pixels at 2 and the others at -1, and the other way around: alike in mean and variance."""
+    style = np.repeat([2.0, -1.0], [40, 80]).reshape(1, 1, 120, 1)
+    assert _compare(wasserstein, -style, _target(wasserstein, style)) == pytest.approx(0, abs=1e-12)
+    assert _compare(sliced, -style, _target(sliced, style)) > 0.1 * _scale(sliced, style)
 
 
 @pytest.mark.parametrize("positions", [600, 40], ids=["many positions", "fewer positions than channels"])
@@ -207,7 +294,7 @@ def test_wasserstein_of_one_channel_by_hand():
     widened = 0.001 * 4
     wanted = 3**2 + (math.sqrt(1 + widened) - math.sqrt(4 + widened)) ** 2
     assert _compare(wasserstein, picture.reshape(1, 1, 2, 1), target) == pytest.approx(wanted, rel=1e-13)
-    assert wasserstein.scale(target) == pytest.approx(3**2 + 4, rel=1e-13)
+    assert wasserstein.scale(target[0]) == pytest.approx(3**2 + 4, rel=1e-13)
 
 
 def test_wasserstein_iteration_holds_what_rounding_brings_beyond_its_interval():

@@ -119,8 +119,10 @@ def _problem(rng, network, style_loss, shape, *, masks):
     content = objective.content_target(numpy_ops, extract(rng.random((*shape, 3))), {"two": 2.0}, relative=True)
     styles = []
     for size in ((9, 12), (14, 7)):
-        sums = objective.style_sums(numpy_ops, module, extract(rng.random((*size, 3))), LAYERS)
-        styles.append(objective.style_target(module, sums, relative=True))
+        features = extract(rng.random((*size, 3)))
+        frames = objective.style_frames(module, objective.style_sums(numpy_ops, module, features, LAYERS))
+        sums = objective.style_sums(numpy_ops, module, features, LAYERS, frames)
+        styles.append(objective.style_target(module, sums, frames, relative=True))
         if masks:
             for tap, target in styles[-1].items():
                 target["mask"] = rng.random((1, *(_TINY[tap].positions(length) for length in shape), 1))
@@ -134,8 +136,10 @@ def _in_tiles(engine, extract, tensor, module, image, targets, weights, parts, f
 
     def given(tile):
         def cut(target, kind):
+            whole = {tap: {"frame": one["frame"]} if "frame" in one else {} for tap, one in target.items()}
             return {
-                tap: {kind: tile.cut_tap(one[kind], fields[tap])} if kind in one else {} for tap, one in target.items()
+                tap: {**whole[tap], kind: tile.cut_tap(one[kind], fields[tap])} if kind in one else whole[tap]
+                for tap, one in target.items()
             }
 
         content, styles = cut(targets["content"], "features"), [cut(style, "mask") for style in targets["styles"]]
@@ -158,10 +162,18 @@ def _error(found, right):
     return float(np.linalg.norm(found - right) / np.linalg.norm(right))
 
 
-@pytest.mark.parametrize("style_loss", CHOICES["style_loss"])
-@pytest.mark.parametrize(("kind", "edge"), [("max", "replicate"), ("average", "zeros")])
-@pytest.mark.parametrize("masks", [False, True])
-def test_tiled_is_whole_in_float64(float64, engine, rng, style_loss, kind, edge, masks):
+_NETWORKS = [("max", "replicate"), ("average", "zeros")]
+
+
+@pytest.mark.parametrize(
+    ("style_loss", "network", "masks"),
+    [
+        *itertools.product(["gram", "wasserstein"], _NETWORKS, [False, True]),
+        *((name, _NETWORKS[0], True) for name in CHOICES["style_loss"] if name not in ("gram", "wasserstein")),
+    ],
+)
+def test_tiled_is_whole_in_float64(float64, engine, rng, style_loss, network, masks):
+    kind, edge = network
     network, module, shape = _network(rng, kind, edge), style_losses.load(style_loss), (25, 30)
     extract, tensor = _tensorflow(engine, network)
     targets, weights = _problem(rng, network, style_loss, shape, masks=masks)
@@ -222,7 +234,14 @@ _SHALLOW = {"content_layers": "block2_conv2=1", "style_layers": "block1_conv1=1,
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
-    ("style_loss", "pooling", "padding"), [("wasserstein", "max", "zeros"), ("gram", "average", "replicate")]
+    ("style_loss", "pooling", "padding"),
+    [
+        ("wasserstein", "max", "zeros"),
+        ("gram", "average", "replicate"),
+        ("moments", "average", "zeros"),
+        ("covariance", "max", "replicate"),
+        ("sliced", "max", "zeros"),
+    ],
 )
 def test_tiled_is_whole_on_every_engine(rng, engine, style_loss, pooling, padding):
     options = {"style_loss": style_loss, "pooling": pooling, "padding": padding, "loss_scale": "absolute"}

@@ -208,6 +208,10 @@ def _names_of_sums(objective: Any, targets: Any) -> Any:
     pixel = np.ones((1, 1, 1, 1), np.float32)
     one = trees.transform(lambda value: pixel if np.ndim(value) == 4 else value, targets)
     taps: dict[str, Any] = collections.defaultdict(lambda: pixel)
+    for style in one["styles"]:
+        for tap, target in style.items():
+            for value in target.get("frame", {}).values():  # of as many rows as there are channels
+                taps[tap] = np.ones((1, 1, 1, len(value)), np.float32)
     return trees.names(objective.measure(arrays, np.ones((1, 1, 1, 3), np.float32), taps, one), "sums")
 
 

@@ -126,6 +126,10 @@ class Ops:
         """Absolute values."""
         return self._unary("Abs", x)
 
+    def relu(self, x: Tensor) -> Tensor:
+        """x where it is positive, 0 elsewhere."""
+        return self._unary("Relu", x)
+
     def sqrt(self, x: Tensor) -> Tensor:
         """Square roots."""
         return self._unary("Sqrt", x)

@@ -8,8 +8,16 @@
 - `CURVATURE`: a `stylekeras.spectrum.Curvature` for L-BFGS to start from, or None;
 - and its docstring, which gives the formula and its source.
 
-`ops` is a namespace with NumPy's names (`keras.ops` in most engines). `target` and `scale` are called once for a
-picture, not at every step, and get and return NumPy arrays in float64, so every engine has the same. Adding a style
+A loss that can only measure a picture when it knows the style, as a histogram needs its bounds, has as well
+
+- `frame(sums, count) -> frame`: a style image's sums to what it has to know, a dict of arrays of c rows each. With the
+  frame as its last argument, `measure` takes the sums that are compared, of the style image itself too, and `target`
+  makes the target of these.
+
+One that keeps much in memory while it measures says how much: `ACTIVATIONS`, numbers for each number of the features.
+
+`ops` is a namespace with NumPy's names (`keras.ops` in most engines). `frame`, `target` and `scale` are called once for
+a picture, not at every step, and get and return NumPy arrays in float64, so every engine has the same. Adding a style
 loss is adding a file here.
 """
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from stylekeras.losses import channel_sums
 from stylekeras.style_losses.gram import gram
 
 Arrays = dict[str, Any]
@@ -47,9 +48,7 @@ MARGIN = 0.01
 
 def measure(ops: Any, features: Any, mask: Any = None) -> Arrays:
     """Sums of features (1, h, w, c), weighted with a mask (1, h, w, 1) if given: {"mean": (c,), "gram": (c, c)}."""
-    weighted = features if mask is None else mask * features
-    # Row by row: sums over many rows at once lose as many times more digits in some engines.
-    return {"mean": ops.sum(ops.sum(weighted, axis=2), axis=(0, 1)), "gram": gram(ops, features, mask)}
+    return {"mean": channel_sums(ops, features, mask), "gram": gram(ops, features, mask)}
 
 
 def target(sums: Arrays, count: Any) -> Arrays:

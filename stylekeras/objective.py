@@ -121,9 +121,14 @@ def content_scale(features: np.ndarray | lazy.Picture, *, relative: bool) -> flo
     return max(sum(squares) / features.size, _SMALLEST_SCALE)
 
 
-def style_sums(ops: Any, style_loss: ModuleType, features: Features, taps: Iterable[str]) -> Arrays:
-    """Per tap: the style loss's sums, and the number of positions they are over."""
-    return {tap: _sums(ops, style_loss, features[tap], None) for tap in taps}
+def style_sums(
+    ops: Any, style_loss: ModuleType, features: Features, taps: Iterable[str], masks: Mapping[str, Any] | None = None
+) -> Arrays:
+    """Per tap: the style loss's sums, and the number of positions they are over.
+
+    Args: masks: of each tap, (1, h', w', 1), if only a part of the picture counts.
+    """
+    return {tap: _sums(ops, style_loss, features[tap], None if masks is None else masks[tap]) for tap in taps}
 
 
 def _sums(ops: Any, style_loss: ModuleType, features: Any, mask: Any) -> Arrays:

@@ -292,7 +292,8 @@ def test_read_config_refuses(tmp_path, content, message):
 
 def test_style():
     style = Style("a.png", weight="0.5", scale=2)
-    assert (style.image, style.weight, style.scale, style.mask) == ("a.png", 0.5, 2.0, None)
+    assert (style.image, style.weight, style.scale) == ("a.png", 0.5, 2.0)
+    assert (style.mask, style.region) == (None, None)
     assert Style("a.png", 0).weight == 0.0
     with pytest.raises(dataclasses.FrozenInstanceError):
         style.weight = 2
@@ -305,7 +306,6 @@ def test_style():
         ({"weight": math.nan}, "style weight=nan: expected a finite number"),
         ({"scale": 0}, "style scale=0: expected a number from 1/16 to 16"),
         ({"scale": "wide"}, "style scale='wide': expected a number"),
-        ({"mask": "a.png"}, "regions are not supported in this version; leave mask out"),
     ],
 )
 def test_style_refuses(values, message):

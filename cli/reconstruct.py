@@ -10,7 +10,7 @@ import typer
 import stylekeras as sk
 from stylekeras.errors import nearest
 
-from .options import Config, Json, Output, Overwrite, Quiet, Verbose, settings, with_settings
+from .options import Config, Json, Output, Overwrite, Painted, Quiet, Verbose, settings, with_settings
 
 if TYPE_CHECKING:
     from .display import Display
@@ -67,9 +67,9 @@ def reconstruct(
 
     check_output(output, overwrite=overwrite, inputs=[image, chosen[0].init])
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
-        content, styles = (image, []) if of == "content" else (None, [image])
+        content, styles = (image, []) if of == "content" else (None, [Painted(image)])
         pictures = runs.Pictures()
-        jobs = [runs.prepare(settings, content, styles, pictures=pictures) for settings in chosen]
+        jobs = [runs.prepare(settings, content, styles, pictures) for settings in chosen]
         if sheet:
             return _sheet(jobs, of, output, display, overwrite=overwrite)
         return runs.finish(runs.follow(jobs[0], display), output, display, overwrite=overwrite)

@@ -12,7 +12,7 @@ import typer
 import stylekeras as sk
 from stylekeras.files import write
 
-from .options import Config, Json, Output, Overwrite, Quiet, Verbose, settings, with_settings
+from .options import Config, Json, Output, Overwrite, Painted, Quiet, Verbose, settings, with_settings
 
 Contents = Annotated[
     list[str], typer.Option("--content", "-c", metavar="FILE", help="A photo; repeat it for more.", show_default=False)
@@ -51,7 +51,7 @@ def sheet(
         raise sk.OutputError(f"cannot write {beside}: it exists; choose another name, or ask to overwrite it")
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
         pictures = runs.Pictures()
-        jobs = [[runs.prepare(chosen, photo, [painting], pictures=pictures) for painting in style] for photo in content]
+        jobs = [[runs.prepare(chosen, photo, [Painted(path)], pictures) for path in style] for photo in content]
         header: list[Cell] = [(None, "")]
         header += [(job.styles[0].image, Path(painting).name) for job, painting in zip(jobs[0], style, strict=True)]
         rows: list[list[Cell]] = [header]

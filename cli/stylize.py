@@ -6,23 +6,25 @@ from typing import Annotated, Any
 
 import typer
 
-from stylekeras.settings import INITS
-
 from .checkpoints import Checkpoint, CheckpointEvery
-from .options import Config, Content, Json, Output, Overwrite, Quiet, Styles, Verbose, numbers, settings, with_settings
+from .options import (
+    Config,
+    Content,
+    Json,
+    Output,
+    Overwrite,
+    Quiet,
+    StyleMasks,
+    StyleRegions,
+    Styles,
+    StyleScales,
+    StyleWeights,
+    Verbose,
+    painted,
+    settings,
+    with_settings,
+)
 
-PerStyle = Annotated[
-    str | None,
-    typer.Option(
-        "--style-weights", metavar="X,X,...", help="The share of each style, in their order.", show_default=False
-    ),
-]
-Scales = Annotated[
-    str | None,
-    typer.Option(
-        "--style-scales", metavar="X,X,...", help="The size of each style; larger strokes above 1.", show_default=False
-    ),
-]
 Every = Annotated[
     int | None,
     typer.Option(
@@ -40,8 +42,10 @@ def stylize(
     content: Content,
     styles: Styles,
     output: Output,
-    style_weights: PerStyle = None,
-    style_scales: Scales = None,
+    style_weights: StyleWeights = None,
+    style_scales: StyleScales = None,
+    style_masks: StyleMasks = None,
+    style_regions: StyleRegions = None,
     save_every: Every = None,
     checkpoint: Checkpoint = None,
     checkpoint_every: CheckpointEvery = None,
@@ -55,8 +59,7 @@ def stylize(
 ) -> int:
     """Paint CONTENT in the style of STYLE, or of several."""
     chosen = settings(given, config)
-    weights = numbers("--style-weights", style_weights, len(styles))
-    scales = numbers("--style-scales", style_scales, len(styles))
+    given_styles = painted(styles, style_weights, style_scales, style_masks, style_regions)
 
     from stylekeras.images import check_output
 
@@ -65,11 +68,11 @@ def stylize(
     from .checkpoints import keeper
     from .display import Display
 
-    check_output(output, overwrite=overwrite, inputs=[content, *styles, chosen.init])
+    files = [path for style in given_styles for path in style.paths]
+    check_output(output, overwrite=overwrite, inputs=[content, *files, chosen.init])
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
-        job = runs.prepare(chosen, content, styles, weights, scales)
-        paths = [content, *styles, *([chosen.init] if chosen.init not in INITS else [])]
-        keep = keeper(checkpoint, checkpoint_every, output, paths, job, overwrite=overwrite, save_every=save_every)
+        job = runs.prepare(chosen, content, given_styles)
+        keep = keeper(checkpoint, checkpoint_every, output, job, overwrite=overwrite, save_every=save_every)
         watch = runs.watching(job, display, output, save_every, keep, overwrite=overwrite)
         outcome = runs.follow(job, display, watch=watch, plan=True)
         return runs.finish(outcome, output, display, overwrite=overwrite, keeper=keep)

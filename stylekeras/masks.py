@@ -7,6 +7,7 @@ after.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,8 @@ def load(source: Any, name: str) -> np.ndarray:
     for rows in blocks.rows(picture.shape):
         mask[rows] = picture[rows].mean(axis=2, dtype=np.float64)
     if not mask.any():
-        raise ImageError(f"{name}: black everywhere; white is where it is to count")
+        label = f"{name} {os.fspath(source)}" if isinstance(source, str | os.PathLike) else name
+        raise ImageError(f"{label}: black everywhere; white is where it is to count")
     return mask
 
 

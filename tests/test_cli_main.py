@@ -169,11 +169,15 @@ def test_the_command_line_wins_over_the_config_file_and_that_over_the_preset(tmp
     assert options.settings({"preset": "paper"}, None) == sk.Settings(preset="paper")
 
 
-def test_numbers_per_style():
-    assert options.numbers("--style-weights", None, 2) == [1, 1]
-    assert options.numbers("--style-weights", "0.7, .3", 2) == [0.7, 0.3]
-    with pytest.raises(sk.SettingsError, match="3 numbers for 2 styles"):
-        options.numbers("--style-weights", "1,2,3", 2)
+def test_what_there_is_of_each_style():
+    assert options.painted(["a", "b"], None, None, None, None) == [("a", 1, 1, None, None), ("b", 1, 1, None, None)]
+    found = options.painted(["a", "b"], "0.7, .3", "1,2", "m.png, None", ",r.png")
+    assert found == [("a", 0.7, 1, "m.png", None), ("b", 0.3, 2, None, "r.png")]
+    assert [style.paths for style in found] == [["a", "m.png"], ["b", "r.png"]]
+    with pytest.raises(sk.SettingsError, match="--style-weights 1,2,3: 3 numbers for 2 styles; give one for each"):
+        options.painted(["a", "b"], "1,2,3", None, None, None)
+    with pytest.raises(sk.SettingsError, match=r"--style-masks a\.png: 1 file for 2 styles; .*; 'none' for all of it"):
+        options.painted(["a", "b"], None, None, "a.png", None)
 
 
 # What is printed

@@ -13,6 +13,7 @@ from .options import (
     Content,
     Json,
     Quiet,
+    StyleLayers,
     StyleMasks,
     StyleRegions,
     Styles,
@@ -51,6 +52,7 @@ def evaluate(
     style_scales: StyleScales = None,
     style_masks: StyleMasks = None,
     style_regions: StyleRegions = None,
+    layers_of: StyleLayers = None,
     config: Config = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -62,7 +64,7 @@ def evaluate(
     if given.get("colors") == "luminance":
         raise sk.SettingsError("--colors luminance changes a picture after its loss is known; leave it out, or 'match'")
     chosen = settings(given, config)
-    given_styles = painted(styles, style_weights, style_scales, style_masks, style_regions)
+    given_styles = painted(styles, style_weights, style_scales, style_masks, style_regions, layers_of)
 
     from . import runs
     from .chatter import filtered
@@ -71,7 +73,7 @@ def evaluate(
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
         runs.check_layers(chosen)
         picture = sk.load_image(image)
-        loaded, _ = runs.load_styles(given_styles, runs.Pictures())
+        loaded, _ = runs.load_styles(chosen, given_styles, runs.Pictures())
         result = sk.loss_and_gradient(picture, sk.load_image(content, name="content"), loaded, chosen)
         display.notes(result.provenance["notes"])
         display.message(runs.runs_on(result.provenance))

@@ -156,7 +156,7 @@ def again(
 def _styles(entries: Sequence[Mapping[str, Any]], found: Sequence[Path]) -> list[Painted]:
     """The styles of a recipe's entries, with the masks that say whose they are. Raises: RequestError."""
     styles = [
-        Painted(str(path), entry.get("weight", 1.0), entry.get("scale", 1.0))
+        Painted(str(path), entry.get("weight", 1.0), entry.get("scale", 1.0), layers=entry.get("layers"))
         for entry, path in zip(entries, found, strict=True)
         if entry["role"] == "style"
     ]

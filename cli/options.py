@@ -60,6 +60,15 @@ StyleRegions = Annotated[
         show_default=False,
     ),
 ]
+StyleLayers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers-of",
+        metavar="N:TAPS",
+        help="The layers of STYLE number N alone, such as '2:block1_conv1=1,block2_conv1=1'; repeat it for others.",
+        show_default=False,
+    ),
+]
 
 _PANELS = {
     "Picture": ("preset", "size", "min_size", "steps", "tolerance", "init", "init_noise", "seed", "colors"),
@@ -143,13 +152,17 @@ def settings(given: Mapping[str, Any], config: str | None, defaults: Mapping[str
 
 
 class Painted(NamedTuple):
-    """A style as the command line has it: files, and how they enter. `mask` and `region` are None for all of it."""
+    """A style as the command line has it: files, and how they enter.
+
+    `mask` and `region` are None for all of it; `layers` as `sk.Style` takes them.
+    """
 
     path: str
     weight: float = 1.0
     scale: float = 1.0
     mask: str | None = None
     region: str | None = None
+    layers: Any = None
 
     @property
     def paths(self) -> list[str]:
@@ -158,7 +171,12 @@ class Painted(NamedTuple):
 
 
 def painted(
-    styles: Sequence[str], weights: str | None, scales: str | None, masks: str | None, regions: str | None
+    styles: Sequence[str],
+    weights: str | None,
+    scales: str | None,
+    masks: str | None,
+    regions: str | None,
+    layers: Sequence[str] | None,
 ) -> list[Painted]:
     """The styles with what the options of those names say of each. Raises: SettingsError."""
     count = len(styles)
@@ -167,6 +185,7 @@ def painted(
         _numbers("--style-scales", scales, count),
         _files("--style-masks", masks, count),
         _files("--style-regions", regions, count),
+        layers_of(layers, count),
     )
     return [Painted(*row) for row in zip(styles, *columns, strict=True)]
 
@@ -190,6 +209,20 @@ def _files(option: str, text: str | None, count: int) -> list[str | None]:
     names = [name.strip() for name in text.split(",")]
     _check_count(option, text, len(names), "file", count, "; 'none' for all of it")
     return [None if name.lower() in ("", "none") else name for name in names]
+
+
+def layers_of(texts: Sequence[str] | None, count: int) -> list[Any]:
+    """What `--layers-of` says of each style, as text. Raises: SettingsError."""
+    found: list[Any] = [None] * count
+    for text in texts or ():
+        number, colon, layers = (part.strip() for part in text.partition(":"))
+        if not (colon and layers and number.isdecimal() and len(number) < 5 and 1 <= int(number) <= count):
+            numbers = "1" if count == 1 else f"1 to {count}"
+            raise sk.SettingsError(f"--layers-of {text}: expected a style's number, {numbers}, a colon and its layers")
+        if found[int(number) - 1] is not None:
+            raise sk.SettingsError(f"--layers-of {text}: style {number} has its layers already; give them at once")
+        found[int(number) - 1] = layers
+    return found
 
 
 def _check_count(option: str, text: str, have: int, what: str, count: int, hint: str = "") -> None:

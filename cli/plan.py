@@ -11,6 +11,7 @@ from .options import (
     Content,
     Json,
     Quiet,
+    StyleLayers,
     StyleMasks,
     StyleRegions,
     Styles,
@@ -31,6 +32,7 @@ def plan(
     style_scales: StyleScales = None,
     style_masks: StyleMasks = None,
     style_regions: StyleRegions = None,
+    layers_of: StyleLayers = None,
     config: Config = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -40,7 +42,7 @@ def plan(
 ) -> int:
     """Tell what painting CONTENT in the style of STYLE would need: memory, tiles, time. A few steps are timed once."""
     chosen = settings(given, config)
-    given_styles = painted(styles, style_weights, style_scales, style_masks, style_regions)
+    given_styles = painted(styles, style_weights, style_scales, style_masks, style_regions, layers_of)
 
     from stylekeras.forecast import duration
     from stylekeras.memory import text

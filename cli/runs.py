@@ -7,7 +7,7 @@ import dataclasses
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def prepare(
     if content is not None:
         photo, entry = pictures.load(content, "content")
         inputs.append((content, {"role": "content", **entry}))
-    loaded, entries = load_styles(styles, pictures)
+    loaded, entries = load_styles(settings, styles, pictures)
     inputs += entries
     shape = (loaded[0].image if photo is None else photo).shape[:2]
     if settings.init not in INITS:
@@ -135,7 +135,7 @@ def prepare(
 
 
 def load_styles(
-    styles: Sequence[Painted], pictures: Pictures
+    settings: sk.Settings, styles: Sequence[Painted], pictures: Pictures
 ) -> tuple[list[sk.Style], list[tuple[str, dict[str, Any]]]]:
     """Read the styles' files, and what a recipe records of each: (path, entry), the masks' behind all the styles'.
 
@@ -153,8 +153,12 @@ def load_styles(
             if path is not None:
                 parts[role], found = pictures.load(path, f"{name}: {role}", mask=True)
                 over.append((path, {"role": role, **found, "style": number}))
-        loaded.append(sk.Style(image, weight=style.weight, scale=style.scale, **parts))
-        inputs.append((style.path, {"role": "style", **entry, "weight": loaded[-1].weight, "scale": loaded[-1].scale}))
+        made = sk.Style(image, weight=style.weight, scale=style.scale, layers=style.layers, **parts)
+        loaded.append(made)
+        own = {} if made.layers is None else {"layers": dict(made.layers)}
+        _check_taps(settings, own.get("layers", ()))
+        entry = {"role": "style", **entry, "weight": made.weight, "scale": made.scale, **own}
+        inputs.append((style.path, entry))
     return loaded, inputs + over
 
 
@@ -163,10 +167,14 @@ def check_layers(settings: sk.Settings) -> None:
 
     Raises: SettingsError for a layer that no backbone has.
     """
+    _check_taps(settings, (*settings.content_layers, *settings.style_layers))
+
+
+def _check_taps(settings: sk.Settings, taps: Iterable[str]) -> None:
     if is_file(settings.backbone):
         return  # the file knows, and is not read twice
     every = {name for names in CHANNELS.values() for name in names}
-    for tap in (*settings.content_layers, *settings.style_layers):
+    for tap in taps:
         if tap not in every:
             raise sk.SettingsError(
                 f"layer {tap!r} is not in {settings.backbone}{nearest_layer(tap, CHANNELS[settings.backbone])}"

@@ -14,6 +14,7 @@ from .options import (
     Output,
     Overwrite,
     Quiet,
+    StyleLayers,
     StyleMasks,
     StyleRegions,
     Styles,
@@ -46,6 +47,7 @@ def stylize(
     style_scales: StyleScales = None,
     style_masks: StyleMasks = None,
     style_regions: StyleRegions = None,
+    layers_of: StyleLayers = None,
     save_every: Every = None,
     checkpoint: Checkpoint = None,
     checkpoint_every: CheckpointEvery = None,
@@ -59,7 +61,7 @@ def stylize(
 ) -> int:
     """Paint CONTENT in the style of STYLE, or of several."""
     chosen = settings(given, config)
-    given_styles = painted(styles, style_weights, style_scales, style_masks, style_regions)
+    given_styles = painted(styles, style_weights, style_scales, style_masks, style_regions, layers_of)
 
     from stylekeras.images import check_output
 

@@ -79,7 +79,7 @@ def save(
             arrays of one shape is written as one array.
         about: more to keep, JSON-able. `read` checks "settings" (all of them, where the state has only those that have
             to stay the same), "inputs" (a list of {"role", "sha256", "name", "path", "bytes", "weight", "scale",
-            "style"}),
+            "style", "layers"}),
             "provenance" (a dict), "done" (steps over all scales), "seconds" (so far) and "output".
         picture: (h, w, 3), of the last step of a run that has nothing left to do but to save it.
 
@@ -284,7 +284,7 @@ def check_input(entry: Any, *texts: str) -> None:
     if not _whole(entry.get("style", 1), 1):
         raise CheckpointError("damaged: an input's style is none")
     try:
-        Style(None, weight=entry.get("weight", 1.0), scale=entry.get("scale", 1.0))
+        Style(None, entry.get("weight", 1.0), entry.get("scale", 1.0), layers=entry.get("layers"))
     except SettingsError as error:
         raise CheckpointError(f"damaged: {_short(error)}") from error
 

@@ -226,10 +226,11 @@ def most(machine: Machine, settings: Settings) -> int | None:
 class Reference(NamedTuple):
     """A style image (h, w, 3), with what counts of it, and what part of the picture is compared with it.
 
-    `region` (h, w); `mask` of the size of the picture, its margin included; None for all of it.
+    `layers` are the taps; `region` is (h, w); `mask` of the size of the picture, its margin included; None for all.
     """
 
     image: np.ndarray
+    layers: Mapping[str, float]
     region: np.ndarray | None = None
     mask: np.ndarray | None = None
 
@@ -250,8 +251,8 @@ def view(
     relative = settings.loss_scale == "relative"
     targets, regions = [], []
     for style in styles:
-        targets.append(_style_target(machine, settings, layout, style, relative=relative))
-        regions.append(_at_taps(machine, style.mask, settings.style_layers, on_disk=layout.on_disk))
+        targets.append(_style_target(machine, layout, style, relative=relative))
+        regions.append(_at_taps(machine, style.mask, style.layers, on_disk=layout.on_disk))
     tiles = _tiles(machine, layout, canvas, margin)
     if len(tiles) <= 1:
         seen: Any = {}
@@ -275,8 +276,8 @@ def _at_taps(machine: Machine, mask: np.ndarray | None, taps: Iterable[str], *, 
     return {} if mask is None else {tap: keep(masks.at_tap(mask, machine.anatomy.fields[tap])) for tap in taps}
 
 
-def _style_target(machine: Machine, settings: Settings, layout: Layout, style: Reference, *, relative: bool) -> Any:
-    engine, style_loss, taps = machine.engine, machine.objective.style_loss, settings.style_layers
+def _style_target(machine: Machine, layout: Layout, style: Reference, *, relative: bool) -> Any:
+    engine, style_loss, taps = machine.engine, machine.objective.style_loss, style.layers
     image, region = style.image, _at_taps(machine, style.region, taps)
     tiles = _tiles(machine, layout, image.shape[:2], 0)
     if len(tiles) <= 1:

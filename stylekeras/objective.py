@@ -9,7 +9,7 @@ serves every picture. `ops` is a namespace with NumPy's names (`keras.ops` in th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -81,8 +81,10 @@ def parts(sums: Arrays) -> dict[str, Any]:
     return {name: value for name, value in trees.leaves(sums, "sums").items() if not name.endswith("/count")}
 
 
-def weights(settings: Settings, styles: list[float]) -> Arrays:
+def weights(settings: Settings, styles: list[float], layers: Sequence[Mapping[str, float] | None] = ()) -> Arrays:
     """The scalars of the loss as float arguments, with `strength` worked in.
+
+    Where a style has its own `layers`, "style_layers" has a dict for each style, else one for all of them.
 
     strength s turns the two weights by (2 (1 - s))^2 and (2 s)^2: 1/2 leaves them as they are, 0 switches the style
     off, 1 the content. Total variation goes with the style, so that 0 is the photo. Absolute losses have no strength.
@@ -90,12 +92,15 @@ def weights(settings: Settings, styles: list[float]) -> Arrays:
     strength = settings.strength if settings.loss_scale == "relative" else 0.5
     towards_content = (2 * (1 - strength)) ** 2
     towards_style = (2 * strength) ** 2
+    style_layers: Any = dict(settings.style_layers)
+    if any(own is not None for own in layers):
+        style_layers = [dict(settings.style_layers if own is None else own) for own in layers]
     return {
         "content": settings.content_weight * towards_content,
         "style": settings.style_weight * towards_style,
         "tv": settings.tv_weight * towards_style,
         "content_layers": dict(settings.content_layers),
-        "style_layers": dict(settings.style_layers),
+        "style_layers": style_layers,
         "styles": list(styles),
     }
 
@@ -155,14 +160,18 @@ def measure(ops: Any, style_loss: ModuleType, image: Any, features: Features, ta
     Args:
         image: (1, h, w, 3) float32 in [0, 1].
         features: its taps, (1, h', w', c) each.
-        targets: {"content": content_target(...), "styles": [style_target(...), ...]}. A tap of a style target may have
-            a "mask" (1, h', w', 1), the part of the picture that is to look like that style; where it is 1 everywhere
-            that is the same as no mask. A region's statistics are over its own area, so a small one is as strong.
-            With "owned", {"image" or tap: (1, h', w', 1)}, 1 where a pixel or position counts and 0 elsewhere, the
-            picture is one tile of a larger one. Nothing else of the targets is used.
+        targets: {"content": content_target(...), "styles": [style_target(...), ...]}, each style with the taps that it
+            is compared in. A tap of a style target may have a "mask" (1, h', w', 1), the part of the picture that is to
+            look like that style; where it is 1 everywhere that is the same as no mask. A region's statistics are over
+            its own area, so a small one is as strong. With "owned", {"image" or tap: (1, h', w', 1)}, 1 where a pixel
+            or position counts and 0 elsewhere, the picture is one tile of a larger one. Nothing else of the targets is
+            used.
     """
     styles, owned = targets["styles"], targets.get("owned", {})
-    masks = {tap: [style[tap].get("mask") for style in styles] for tap in (styles[0] if styles else ())}
+    masks: dict[str, list[Any]] = {}
+    for style in styles:
+        for tap, target in style.items():
+            masks.setdefault(tap, []).append(target.get("mask"))
     content = {
         tap: {
             "sum": losses.content_sum(ops, features[tap], target["features"], owned.get(tap)),
@@ -200,7 +209,7 @@ def combine(
 
     Returns: the scalar loss and its unweighted terms: "content", "style", "tv" (before content_weight, style_weight and
     tv_weight) and "content/<tap>", "style/<tap>" (before the layer's weight; a style tap's is summed over the styles
-    with their weights).
+    that are compared in it, with their weights).
     """
     zero = ops.zeros_like(sums["tv"]["sum"])
     terms: dict[str, Any] = {"content": zero, "style": zero}
@@ -208,13 +217,20 @@ def combine(
         part = sums["content"][tap]
         terms[f"content/{tap}"] = part["sum"] / part["count"] / target["scale"]
         terms["content"] = terms["content"] + weights["content_layers"][tap] * terms[f"content/{tap}"]
+    layers = weights["style_layers"]
     for tap, parts in sums["style"].items():
-        distances = [
-            weight * style_loss.compare(ops, part["sums"], part["count"], target[tap]["target"]) / target[tap]["scale"]
-            for part, weight, target in zip(parts, weights["styles"], targets["styles"], strict=True)
-        ]
+        numbers = [i for i, style in enumerate(targets["styles"]) if tap in style]
+        distances = []
+        for i, part in zip(numbers, parts, strict=True):
+            target = targets["styles"][i][tap]
+            distance = style_loss.compare(ops, part["sums"], part["count"], target["target"]) / target["scale"]
+            distances.append(weights["styles"][i] * distance)
         terms[f"style/{tap}"] = sum(distances[1:], distances[0])
-        terms["style"] = terms["style"] + weights["style_layers"][tap] * terms[f"style/{tap}"]
+        if isinstance(layers, Mapping):
+            terms["style"] = terms["style"] + layers[tap] * terms[f"style/{tap}"]
+        else:
+            for i, distance in zip(numbers, distances, strict=True):
+                terms["style"] = terms["style"] + layers[i][tap] * distance
     terms["tv"] = sums["tv"]["sum"] / sums["tv"]["count"]
     loss = weights["content"] * terms["content"] + weights["style"] * terms["style"] + weights["tv"] * terms["tv"]
     return loss, terms

@@ -9,7 +9,7 @@ large one. As only the sum matters, masks that add up to white, or weights that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ class Painting:
     """A style image, (h, w, 3), and how it enters.
 
     `weight` is the mean of its density over the photo; `mask` the density, over the photo, relative to its largest
-    value; `region` the part of the image that counts, (h, w).
+    value; `region` the part of the image that counts, (h, w); `layers` its own, if it has any.
     """
 
     image: np.ndarray
@@ -36,6 +36,7 @@ class Painting:
     scale: float = 1.0
     mask: np.ndarray | None = None
     region: np.ndarray | None = None
+    layers: Mapping[str, float] | None = None
 
     @property
     def density(self) -> Any:
@@ -79,7 +80,7 @@ def load(styles: Sequence[Style], photo: tuple[int, int] | None, longest: int) -
         if region is not None:
             region, note = _mask(region, f"{name}: region", image.shape[:2], image.shape[:2], "style image")
             notes += note
-        found.append(Painting(image, style.weight, style.scale, mask, region))
+        found.append(Painting(image, style.weight, style.scale, mask, region, style.layers))
     return found, notes
 
 
@@ -158,7 +159,7 @@ def _mask(
 
 def _same(one: Painting, other: Painting) -> bool:
     """Whether two paintings are one, but for weights and masks."""
-    if one.scale != other.scale or (one.region is None) != (other.region is None):
+    if one.scale != other.scale or one.layers != other.layers or (one.region is None) != (other.region is None):
         return False
     if one.region is not None and not np.array_equal(one.region, other.region):  # type: ignore[arg-type]
         return False

@@ -120,6 +120,8 @@ class Style:
         mask: where in the photo: an image as `load_image` takes them, of any size, laid over the whole photo. White
             is in this style, black is not, grey is in proportion; None: everywhere.
         region: what part of the style image counts, likewise over that; None: all of it.
+        layers: what it is compared in, as `Settings.style_layers`, and instead of them; so strokes can come from one
+            style and colours from another.
     """
 
     image: Any
@@ -127,10 +129,13 @@ class Style:
     scale: float = 1.0
     mask: Any = None
     region: Any = None
+    layers: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weight", _weight("style weight", self.weight))
         object.__setattr__(self, "scale", _scale("style scale", self.scale))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", _layers("style layers", self.layers))
 
 
 @cache

@@ -134,12 +134,10 @@ class Problem:
         arrays = [self.content, self.start, self.coverage]
         arrays += [array for style in self.styles for array in (style.image, style.mask, style.region)]
         held = sum(array.nbytes for array in {id(array): array for array in arrays if array is not None}.values())
-        masked = [style.mask for style in self.styles if style.mask is not None]
-        if masked:
-            fields = [self.machine.anatomy.fields[tap] for tap in self.settings.style_layers]
-            held += sum(
-                round(mask.nbytes / math.prod(field.stride for field in pair)) for mask in masked for pair in fields
-            )
+        for style in self.styles:
+            if style.mask is not None:
+                fields = (self.machine.anatomy.fields[tap] for tap in _layers(style, self.settings))
+                held += sum(style.mask.nbytes // (down.stride * across.stride) for down, across in fields)
         return held
 
     @property
@@ -166,12 +164,14 @@ def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start:
     # Camera files are much larger than any scale of the picture: reduced once, not at every scale.
     photo = None if photo is None else _reduce(photo, longest)
     styles = [style.reduce(longest) for style in styles]
-    weights = objective.weights(settings, [style.weight for style in styles])
+    layers = [_layers(style, settings) for style in styles]
+    weights = objective.weights(settings, [style.weight for style in styles], [style.layers for style in styles])
     towards_content = photo is not None and weights["content"] * max(weights["content_layers"].values()) > 0
-    towards_style = weights["style"] * max(weights["styles"], default=0) * max(weights["style_layers"].values()) > 0
+    heaviest = max((style.weight * max(own.values()) for style, own in zip(styles, layers, strict=True)), default=0)
+    towards_style = weights["style"] * heaviest > 0
     if not (towards_content or towards_style):
         raise SettingsError("all weights of the content and of the style are 0: nothing to optimize for")
-    taps = [*(settings.content_layers if photo is not None else ()), *(settings.style_layers if styles else ())]
+    taps = [*(settings.content_layers if photo is not None else ()), *(tap for own in layers for tap in own)]
     machine = machines.machine(settings, tuple(dict.fromkeys(taps)))
     if any(style.mask is not None or style.region is not None for style in styles):
         _check_masks(machine)
@@ -188,6 +188,11 @@ def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start:
         memory=machines.most(machine, settings),
         notes=notes,
     )
+
+
+def _layers(style: Painting, settings: Settings) -> Mapping[str, float]:
+    """What a style is compared in."""
+    return settings.style_layers if style.layers is None else style.layers
 
 
 def _check_masks(machine: machines.Machine) -> None:
@@ -228,12 +233,14 @@ def _identity(problem: Problem, sizes: list[int]) -> dict[str, Any]:
         "precision": problem.machine.provenance["precision"],
         "sizes": list(sizes),
         "shape": list(problem.shape),
-        "styles": [[style.weight, style.scale, *_regions(style)] for style in problem.asked],
+        "styles": [[style.weight, style.scale, *_more(style)] for style in problem.asked],
     }
 
 
-def _regions(style: Style) -> list[Any]:
-    given = [style.mask is not None, style.region is not None]
+def _more(style: Style) -> list[Any]:
+    """What few styles have."""
+    layers = {} if style.layers is None else dict(style.layers)
+    given = [style.mask is not None, style.region is not None, layers]
     return given if any(given) else []
 
 
@@ -270,7 +277,12 @@ def _view(problem: Problem, shape: tuple[int, int], margin: int, layout: Layout)
     # Made one after the other, each when the one before is no longer needed.
     photo = None if content is None else lambda: _mirror(images.resize(content, *shape), margin)
     references = (
-        machines.Reference(style.image, style.region, None if style.mask is None else _mask(style.mask, shape, margin))
+        machines.Reference(
+            style.image,
+            _layers(style, settings),
+            style.region,
+            None if style.mask is None else _mask(style.mask, shape, margin),
+        )
         for style in (style.fit(max(shape)) for style in problem.styles)
     )
     return machines.view(machine, settings, layout, _canvas(shape, margin), margin, photo, references)

@@ -156,6 +156,7 @@ def test_resumed_is_uninterrupted(run, folder, monkeypatch, stopping, optimizer,
     """From mid-scale, from the end of a scale and from the second scale, one after the other: bit for bit."""
     options = ["--optimizer", optimizer, "--engine", engine, "--style-weights", "0.7,0.3", "--style-scales", "1,2"]
     options += ["--init", "other.png", "--style-masks", "none,mask.png", "--style-regions", "mask.png,none"]
+    options += ["--layers-of", "2:block1_conv2=2"]
     arguments = functools.partial(paint, *options, styles=("paint.png", "other.png"))
     assert run(*arguments(output="whole.tif"))[0] == 0
     stopping(KeyboardInterrupt(), after=2)
@@ -426,6 +427,7 @@ def made(run, folder):
     """A picture, its inputs in another folder under other names."""
     options = ["--style-weights", "0.7,0.3", "--style-scales", "1,2", "--init", "other.png"]
     options += ["--style-masks", "mask.png,none", "--style-regions", "none,mask.png"]
+    options += ["--layers-of", "1:block1_conv1=2,block1_conv2=1"]
     assert run(*paint(*options, styles=("paint.png", "other.png")))[0] == 0
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
@@ -515,6 +517,8 @@ HOSTILE = {
     "a long name": (_set("inputs", 0, value={**ENTRY, "name": "x" * 9999}), "not found"),
     "a long setting": (_set("settings", "size", value="9" * 9999), "size='999"),
     "two contents": (_set("inputs", 1, "role", value="content"), "not those of one picture"),
+    "layers": (_set("inputs", 1, "layers", value={"x": [3]}), "style layers"),
+    "a layer": (_set("inputs", 1, "layers", value={"x": 3}), "layer 'x' is not in vgg16"),
     "a weight": (_set("inputs", 1, "weight", value="x"), "style weight"),
     "provenance": (_set("provenance", value=None), "does not say what"),
     "other weights": (_set("provenance", "weights_sha256", value="0" * 64), "weights are not those"),

@@ -96,9 +96,34 @@ def test_the_order_of_styles_does_not_matter():
     assert np.abs(pictures[0] - pictures[1]).max() < 1e-3
 
 
-def test_the_same_painting_at_another_scale_or_of_another_region_is_another():
-    given = [Painting(STYLE, mask=None), Painting(STYLE, scale=2.0), Painting(STYLE, region=masks.load(LEFT, "mask"))]
-    assert len(paintings.merge([*given, *given])) == 3
+def test_the_same_painting_at_another_scale_of_another_region_or_in_other_layers_is_another():
+    given = [Painting(STYLE), Painting(STYLE, scale=2.0), Painting(STYLE, region=masks.load(LEFT, "mask"))]
+    given.append(Painting(STYLE, layers={"block1_conv1": 1.0}))
+    assert len(paintings.merge([*given, *given])) == 4
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_strokes_of_one_and_colours_of_another(engine):
+    """Each in its own layers; together they are what each is alone, and the settings' layers are nobody's."""
+    strokes = sk.Style(STYLE, layers={"block2_conv1": 2.0, "block3_conv1": 0.5})
+    colours = sk.Style(OTHER, weight=0.6, layers="block1_conv1=1")
+    changes = {"engine": engine, "style_layers": "block1_conv2"}
+    both, first, second = (
+        _evaluate(*given, content_weight=0.0, tv_weight=0.0, **changes)
+        for given in ([strokes, colours], [strokes], [colours])
+    )
+    assert {name for name in both.terms if name.startswith("style/")} == {
+        "style/block1_conv1",
+        "style/block2_conv1",
+        "style/block3_conv1",
+    }
+    assert both.loss == pytest.approx(first.loss + second.loss, rel=1e-5)
+    assert _error(both.gradient, first.gradient + second.gradient) < 1e-4
+    # Without layers of its own a style has the settings'.
+    mixed = _evaluate(strokes, OTHER, **changes)
+    assert "style/block1_conv2" in mixed.terms
+    same = _evaluate(sk.Style(STYLE, layers=_settings().style_layers), OTHER)
+    _alike(same, _evaluate(STYLE, OTHER))
 
 
 # --- where a mask acts ----------------------------------------------------------------------------------------------
@@ -179,14 +204,17 @@ def test_coverage():
 
 
 def _shared(shape):
-    """Two styles of a picture of that shape: one with a mask and of a region, one with a slope."""
+    """Two styles of a picture of that shape: one with a mask and of a region, one with a slope and its own layers."""
     random = np.random.default_rng(8)
     hole = np.ones((30, 40), np.float32)
     hole[10:20, 5:30] = 0
     slope = np.tile(np.linspace(0.2, 1, 9, dtype=np.float32), (4, 1))
     region = np.tile(np.linspace(1, 0, 20), (20, 1))
     first = sk.Style(scene(random, shape[1], shape[0]), mask=hole, region=region)
-    return [first, sk.Style(scene(random, *shape), weight=0.5, scale=0.7, mask=slope)]
+    return [
+        first,
+        sk.Style(scene(random, *shape), weight=0.5, scale=0.7, mask=slope, layers="block1_conv2=1,block2_conv1=0.2"),
+    ]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

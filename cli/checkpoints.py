@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -130,7 +130,6 @@ def keeper(
     path: str | None,
     every: str | None,
     output: str,
-    paths: Sequence[str],
     job: Any,
     *,
     overwrite: bool = False,
@@ -139,7 +138,6 @@ def keeper(
     """The checkpoints that a command line asks for.
 
     Args:
-        paths: The input files, in the order of the job's recipe.
         job: A `runs.Job`.
 
     Raises: OutputError for a file that cannot be written, RequestError.
@@ -156,9 +154,9 @@ def keeper(
     every = DEFAULT if every is None else every
     often = parse_every(every)
     # A file of its own, also where links lead to it.
-    target = checkpoint.check_destination(path, overwrite=overwrite, inputs=[*paths, output])
+    target = checkpoint.check_destination(path, overwrite=overwrite, inputs=[*job.paths, output])
     files.sweep(target)
-    inputs = [_input(path, entry) for path, entry in zip(paths, job.recipe["inputs"], strict=True)]
+    inputs = [_input(path, entry) for path, entry in zip(job.paths, job.recipe["inputs"], strict=True)]
     inputs += [_input(str(file), {"role": role}) for role, file in network_file(job.settings) if file.is_file()]
     about = {
         "settings": job.settings.to_dict(),

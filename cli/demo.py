@@ -10,7 +10,7 @@ import typer
 
 import stylekeras as sk
 
-from .options import Config, Json, Overwrite, Quiet, Verbose, settings, with_settings
+from .options import Config, Json, Overwrite, Painted, Quiet, Verbose, settings, with_settings
 
 Output = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The picture: .png, .jpg, .tif or .npy.")]
 
@@ -48,7 +48,7 @@ def demo(
         Display(json=as_json, quiet=quiet, verbose=verbose) as display,
         filtered(not verbose),
     ):
-        job = runs.prepare(chosen, str(photo), [str(painting)])
+        job = runs.prepare(chosen, str(photo), [Painted(str(painting))])
         code = runs.finish(runs.follow(job, display), output, display, overwrite=overwrite)
         if code == 0:
             display.result(output)

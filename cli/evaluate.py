@@ -8,8 +8,22 @@ import typer
 
 import stylekeras as sk
 
-from .options import Config, Content, Json, Quiet, Styles, Verbose, numbers, settings, with_settings
-from .stylize import PerStyle, Scales
+from .options import (
+    Config,
+    Content,
+    Json,
+    Quiet,
+    StyleLayers,
+    StyleMasks,
+    StyleRegions,
+    Styles,
+    StyleScales,
+    StyleWeights,
+    Verbose,
+    painted,
+    settings,
+    with_settings,
+)
 
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="The picture to judge.", show_default=False)]
 
@@ -34,8 +48,11 @@ def evaluate(
     image: Image,
     content: Content,
     styles: Styles,
-    style_weights: PerStyle = None,
-    style_scales: Scales = None,
+    style_weights: StyleWeights = None,
+    style_scales: StyleScales = None,
+    style_masks: StyleMasks = None,
+    style_regions: StyleRegions = None,
+    layers_of: StyleLayers = None,
     config: Config = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -47,8 +64,7 @@ def evaluate(
     if given.get("colors") == "luminance":
         raise sk.SettingsError("--colors luminance changes a picture after its loss is known; leave it out, or 'match'")
     chosen = settings(given, config)
-    weights = numbers("--style-weights", style_weights, len(styles))
-    scales = numbers("--style-scales", style_scales, len(styles))
+    given_styles = painted(styles, style_weights, style_scales, style_masks, style_regions, layers_of)
 
     from . import runs
     from .chatter import filtered
@@ -57,11 +73,8 @@ def evaluate(
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
         runs.check_layers(chosen)
         picture = sk.load_image(image)
-        painted = [
-            sk.Style(sk.load_image(path, name=f"style {i + 1}"), weight=weight, scale=scale)
-            for i, (path, weight, scale) in enumerate(zip(styles, weights, scales, strict=True))
-        ]
-        result = sk.loss_and_gradient(picture, sk.load_image(content, name="content"), painted, chosen)
+        loaded, _ = runs.load_styles(chosen, given_styles, runs.Pictures())
+        result = sk.loss_and_gradient(picture, sk.load_image(content, name="content"), loaded, chosen)
         display.notes(result.provenance["notes"])
         display.message(runs.runs_on(result.provenance))
         if as_json:

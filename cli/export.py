@@ -10,7 +10,7 @@ import typer
 import stylekeras as sk
 
 from .evaluate import UNUSED
-from .options import Config, Json, Overwrite, Quiet, settings, with_settings
+from .options import Config, Json, Overwrite, Quiet, StyleLayers, layers_of, settings, with_settings
 
 Output = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Ends in .onnx.", show_default=False)]
 Count = Annotated[int, typer.Option("--styles", metavar="N", min=1, max=64, help="How many style images.")]
@@ -40,6 +40,7 @@ def step(
     output: Output,
     styles: Count = 1,
     masks: Masks = False,
+    own_layers: StyleLayers = None,
     config: Config = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -48,9 +49,9 @@ def step(
     given: dict[str, Any],
 ) -> int:
     """Write a step: picture, targets and weights in; loss, terms and the gradient in the picture out."""
-    return _export(
-        "step", given, config, output, overwrite=overwrite, as_json=as_json, quiet=quiet, styles=styles, masks=masks
-    )
+    own = [None if text is None else sk.Style(None, layers=text).layers for text in layers_of(own_layers, styles)]
+    options = {"styles": styles, "masks": masks, "layers": own}
+    return _export("step", given, config, output, overwrite=overwrite, as_json=as_json, quiet=quiet, **options)
 
 
 def _export(
@@ -62,7 +63,7 @@ def _export(
     overwrite: bool,
     as_json: bool,
     quiet: bool,
-    **options: int,
+    **options: Any,
 ) -> int:
     from stylekeras import export, files
 

@@ -14,6 +14,12 @@ from stylekeras.backbones import is_file
 from stylekeras.settings import CHOICES, INITS, WEIGHTS
 from stylekeras.weights import cards
 
+from .options import Painted
+
+# The roles of input files that are pictures; some of them lie over one of the styles, or over the photo for it.
+_OVER = ("mask", "region")
+PICTURES = ("content", "style", *_OVER, "init")
+
 # Whoever asks for one picture of a folder does not want a disk to be read.
 _MOST_FILES = 10_000
 _MOST_BYTES = 2 << 30
@@ -22,14 +28,13 @@ _MOST_BYTES = 2 << 30
 class Found(NamedTuple):
     """What is needed to compute what was computed before.
 
-    `settings` has what was chosen then in the place of "auto", and paths as they are now; `styles` are the entries of
-    the files `paintings`; `pictures` are all input files but the network's.
+    `settings` has what was chosen then in the place of "auto", and paths as they are now; `pictures` are all input
+    files but the network's.
     """
 
     settings: sk.Settings
     content: str | None
-    paintings: list[str]
-    styles: list[Mapping[str, Any]]
+    styles: list[Painted]
     pictures: list[str]
 
 
@@ -115,10 +120,11 @@ def again(
     Raises: RequestError.
     """
     roles = [entry["role"] for entry in entries]
-    unknown = next((role for role in roles if role not in ("content", "style", "init", "weights", "backbone")), None)
+    unknown = next((role for role in roles if role not in (*PICTURES, "weights", "backbone")), None)
     if unknown is not None:
         raise sk.RequestError(f"unknown kind of input {unknown!r}: of another version?")
-    if not {"content", "style"} & set(roles) or any(roles.count(role) > 1 for role in set(roles) - {"style"}):
+    several = ("style", *_OVER)
+    if not {"content", "style"} & set(roles) or any(roles.count(role) > 1 for role in set(roles) - set(several)):
         raise sk.RequestError("the inputs are not those of one picture")
     found = [find(entry) for entry in entries]
     by_role = {role: str(path) for role, path in zip(roles, found, strict=True)}
@@ -142,10 +148,26 @@ def again(
     engine = changes.get("engine", settings.engine)
     if engine not in ("auto", "onnx") and engines.missing(engine):
         raise sk.EngineError(f"it was made by engine {engine}, which is not here: {engines.INSTALL[engine]}")
-    styles = [entry for entry in entries if entry["role"] == "style"]
-    pictures = [str(path) for role, path in zip(roles, found, strict=True) if role in ("content", "style", "init")]
-    paintings = [str(path) for role, path in zip(roles, found, strict=True) if role == "style"]
-    return Found(dataclasses.replace(settings, **changes), by_role.get("content"), paintings, styles, pictures)
+    pictures = [str(path) for role, path in zip(roles, found, strict=True) if role in PICTURES]
+    styles = _styles(entries, found)
+    return Found(dataclasses.replace(settings, **changes), by_role.get("content"), styles, pictures)
+
+
+def _styles(entries: Sequence[Mapping[str, Any]], found: Sequence[Path]) -> list[Painted]:
+    """The styles of a recipe's entries, with the masks that say whose they are. Raises: RequestError."""
+    styles = [
+        Painted(str(path), entry.get("weight", 1.0), entry.get("scale", 1.0), layers=entry.get("layers"))
+        for entry, path in zip(entries, found, strict=True)
+        if entry["role"] == "style"
+    ]
+    for entry, path in zip(entries, found, strict=True):
+        role, number = entry["role"], entry.get("style", 0)
+        if role in _OVER:
+            if not 1 <= number <= len(styles) or getattr(styles[number - 1], role) is not None:
+                raise sk.RequestError(f"a {role} that is of no style: of another version?")
+            mine = styles[number - 1]
+            styles[number - 1] = mine._replace(mask=str(path)) if role == "mask" else mine._replace(region=str(path))
+    return styles
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str]) -> list[str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any, get_type_hints
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
@@ -29,6 +29,46 @@ Config = Annotated[
 ]
 Content = Annotated[str, typer.Argument(metavar="CONTENT", help="The photo.", show_default=False)]
 Styles = Annotated[list[str], typer.Argument(metavar="STYLE", help="The painting, or several.", show_default=False)]
+
+StyleWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--style-weights", metavar="X,X,...", help="The share of each style, in their order.", show_default=False
+    ),
+]
+StyleScales = Annotated[
+    str | None,
+    typer.Option(
+        "--style-scales", metavar="X,X,...", help="The size of each style; larger strokes above 1.", show_default=False
+    ),
+]
+StyleMasks = Annotated[
+    str | None,
+    typer.Option(
+        "--style-masks",
+        metavar="FILE,FILE,...",
+        help="Where each style is in the photo: white; 'none' for everywhere. What none covers stays the photo.",
+        show_default=False,
+    ),
+]
+StyleRegions = Annotated[
+    str | None,
+    typer.Option(
+        "--style-regions",
+        metavar="FILE,FILE,...",
+        help="What part of each STYLE counts: white; 'none' for all of it.",
+        show_default=False,
+    ),
+]
+StyleLayers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers-of",
+        metavar="N:TAPS",
+        help="The layers of STYLE number N alone, such as '2:block1_conv1=1,block2_conv1=1'; repeat it for others.",
+        show_default=False,
+    ),
+]
 
 _PANELS = {
     "Picture": (
@@ -126,19 +166,84 @@ def settings(given: Mapping[str, Any], config: str | None, defaults: Mapping[str
     return chosen
 
 
-def numbers(option: str, text: str | None, count: int) -> list[float]:
-    """Parse one number per style, separated by commas; ones if the option was not given."""
+class Painted(NamedTuple):
+    """A style as the command line has it: files, and how they enter.
+
+    `mask` and `region` are None for all of it; `layers` as `sk.Style` takes them.
+    """
+
+    path: str
+    weight: float = 1.0
+    scale: float = 1.0
+    mask: str | None = None
+    region: str | None = None
+    layers: Any = None
+
+    @property
+    def paths(self) -> list[str]:
+        """Its files."""
+        return [path for path in (self.path, self.mask, self.region) if path is not None]
+
+
+def painted(
+    styles: Sequence[str],
+    weights: str | None,
+    scales: str | None,
+    masks: str | None,
+    regions: str | None,
+    layers: Sequence[str] | None,
+) -> list[Painted]:
+    """The styles with what the options of those names say of each. Raises: SettingsError."""
+    count = len(styles)
+    columns = (
+        _numbers("--style-weights", weights, count),
+        _numbers("--style-scales", scales, count),
+        _files("--style-masks", masks, count),
+        _files("--style-regions", regions, count),
+        layers_of(layers, count),
+    )
+    return [Painted(*row) for row in zip(styles, *columns, strict=True)]
+
+
+def _numbers(option: str, text: str | None, count: int) -> list[float]:
+    """One number per style, separated by commas; ones if the option was not given."""
     if text is None:
         return [1.0] * count
     try:
         values = [float(item) for item in text.split(",")]
     except ValueError:
         raise sk.SettingsError(f"{option} {text}: expected numbers with commas between, such as 0.7,0.3") from None
-    if len(values) != count:
-        have = "1 number" if len(values) == 1 else f"{len(values)} numbers"
-        want = "1 style" if count == 1 else f"{count} styles"
-        raise sk.SettingsError(f"{option} {text}: {have} for {want}; give one for each style")
+    _check_count(option, text, len(values), "number", count)
     return values
+
+
+def _files(option: str, text: str | None, count: int) -> list[str | None]:
+    """One file per style, separated by commas; None where nothing or 'none' is, or the option was not given."""
+    if text is None:
+        return [None] * count
+    names = [name.strip() for name in text.split(",")]
+    _check_count(option, text, len(names), "file", count, "; 'none' for all of it")
+    return [None if name.lower() in ("", "none") else name for name in names]
+
+
+def layers_of(texts: Sequence[str] | None, count: int) -> list[Any]:
+    """What `--layers-of` says of each style, as text. Raises: SettingsError."""
+    found: list[Any] = [None] * count
+    for text in texts or ():
+        number, colon, layers = (part.strip() for part in text.partition(":"))
+        if not (colon and layers and number.isdecimal() and len(number) < 5 and 1 <= int(number) <= count):
+            numbers = "1" if count == 1 else f"1 to {count}"
+            raise sk.SettingsError(f"--layers-of {text}: expected a style's number, {numbers}, a colon and its layers")
+        if found[int(number) - 1] is not None:
+            raise sk.SettingsError(f"--layers-of {text}: style {number} has its layers already; give them at once")
+        found[int(number) - 1] = layers
+    return found
+
+
+def _check_count(option: str, text: str, have: int, what: str, count: int, hint: str = "") -> None:
+    if have != count:
+        plural, styles = "s" * (have != 1), "1 style" if count == 1 else f"{count} styles"
+        raise sk.SettingsError(f"{option} {text}: {have} {what}{plural} for {styles}; give one for each style{hint}")
 
 
 def _option(name: str, defaults: Mapping[str, object]) -> inspect.Parameter:

@@ -6,16 +6,33 @@ from typing import Any
 
 import stylekeras as sk
 
-from .options import Config, Content, Json, Quiet, Styles, Verbose, numbers, settings, with_settings
-from .stylize import PerStyle, Scales
+from .options import (
+    Config,
+    Content,
+    Json,
+    Quiet,
+    StyleLayers,
+    StyleMasks,
+    StyleRegions,
+    Styles,
+    StyleScales,
+    StyleWeights,
+    Verbose,
+    painted,
+    settings,
+    with_settings,
+)
 
 
 @with_settings()
 def plan(
     content: Content,
     styles: Styles,
-    style_weights: PerStyle = None,
-    style_scales: Scales = None,
+    style_weights: StyleWeights = None,
+    style_scales: StyleScales = None,
+    style_masks: StyleMasks = None,
+    style_regions: StyleRegions = None,
+    layers_of: StyleLayers = None,
     config: Config = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -25,8 +42,7 @@ def plan(
 ) -> int:
     """Tell what painting CONTENT in the style of STYLE would need: memory, tiles, time. A few steps are timed once."""
     chosen = settings(given, config)
-    weights = numbers("--style-weights", style_weights, len(styles))
-    scales = numbers("--style-scales", style_scales, len(styles))
+    given_styles = painted(styles, style_weights, style_scales, style_masks, style_regions, layers_of)
 
     from stylekeras.forecast import duration
     from stylekeras.memory import text
@@ -36,7 +52,7 @@ def plan(
     from .display import Display
 
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
-        job = runs.prepare(chosen, content, styles, weights, scales)
+        job = runs.prepare(chosen, content, given_styles)
         found = sk.plan(job.content, list(job.styles), chosen)
         display.notes(found.provenance["notes"])
         display.message(runs.runs_on(found.provenance))

@@ -13,7 +13,7 @@ import stylekeras as sk
 from stylekeras.errors import nearest
 
 from .beside import Plot, Timelapse, TimelapseEvery
-from .options import Config, Json, Output, Overwrite, Quiet, Verbose, settings, with_settings
+from .options import Config, Json, Output, Overwrite, Painted, Quiet, Verbose, settings, with_settings
 
 if TYPE_CHECKING:
     from .display import Display
@@ -117,8 +117,8 @@ def reconstruct(
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
         known, rows = runs.Pictures(), []
         for kind, columns in chosen.items():
-            content, styles = (image, []) if kind == "content" else (None, [pictures["style"]])
-            jobs = [runs.prepare(column, content, styles, pictures=known) for column in columns]
+            content, styles = (image, []) if kind == "content" else (None, [Painted(pictures["style"])])
+            jobs = [runs.prepare(column, content, styles, known) for column in columns]
             rows.append(_Row(kind, jobs[0].content if kind == "content" else jobs[0].styles[0].image, jobs))
         if sheet:
             return _sheet(rows, of, output, display, overwrite=overwrite)

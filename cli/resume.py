@@ -125,12 +125,11 @@ def prepare(settings: sk.Settings, entries: Any, what: Any) -> Any:
     from stylekeras import recipe
 
     from . import runs
+    from .inputs import PICTURES
 
-    weights = [entry.get("weight", 1.0) for entry in what.styles]
-    scales = [entry.get("scale", 1.0) for entry in what.styles]
-    job = runs.prepare(what.settings, what.content, what.paintings, weights, scales)
+    job = runs.prepare(what.settings, what.content, what.styles)
     named = recipe.build(settings.to_dict(), None, {})["settings"]
-    pictures = [entry for entry in entries if entry["role"] in ("content", "style", "init")]
+    pictures = [entry for entry in entries if entry["role"] in PICTURES]
     shown = [{name: value for name, value in entry.items() if name not in ("path", "bytes")} for entry in pictures]
     return dataclasses.replace(job, recipe={**job.recipe, "settings": named, "inputs": shown})
 

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import stylekeras as sk
-from stylekeras import pyramid, recipe
+from stylekeras import masks, pyramid, recipe
 from stylekeras.backbones import is_file
 from stylekeras.errors import nearest
 from stylekeras.images import check_output
@@ -26,6 +26,7 @@ from . import outputs
 from .beside import Beside
 from .checkpoints import Keeper
 from .display import Display, Schedule, interrupted, strict
+from .options import Painted
 from .signals import noticed, uninterrupted
 
 INTERRUPTED = 130
@@ -38,6 +39,7 @@ class Job:
     Attributes:
         content: The photo, None to reconstruct the style alone.
         styles: The paintings; none to reconstruct the content alone.
+        paths: The input files, in the order of the recipe's inputs.
         recipe: Of the picture; its provenance is filled in when it is known.
         schedule: The scales.
         writing: How its pictures are written: more arguments of `sk.save_image`, see `outputs`.
@@ -46,6 +48,7 @@ class Job:
     settings: sk.Settings
     content: Any
     styles: Sequence[sk.Style]
+    paths: list[str]
     recipe: dict[str, Any]
     schedule: Schedule
     writing: Mapping[str, Any] = field(default_factory=dict)
@@ -95,21 +98,23 @@ class Pictures:
     """Input files, each read once, however many pictures are made of it."""
 
     def __init__(self) -> None:
-        self._read: dict[str, tuple[Any, dict[str, Any]]] = {}
+        self._read: dict[tuple[str, bool], tuple[Any, dict[str, Any]]] = {}
 
-    def load(self, path: str, name: str) -> tuple[Any, dict[str, Any]]:
-        """The picture as `sk.load_image` gives it, and what a recipe records of the file. Do not write into either."""
-        if path not in self._read:
-            self._read[path] = sk.load_image(path, name=name), recipe.fingerprint(path)
-        return self._read[path]
+    def load(self, path: str, name: str, *, mask: bool = False) -> tuple[Any, dict[str, Any]]:
+        """The picture as `sk.load_image` gives it, or as a mask, and what a recipe records of the file.
+
+        Do not write into either.
+        """
+        if (path, mask) not in self._read:
+            image = masks.load(path, name) if mask else sk.load_image(path, name=name)
+            self._read[path, mask] = image, recipe.fingerprint(path)
+        return self._read[path, mask]
 
 
 def prepare(
     settings: sk.Settings,
     content: str | None,
-    styles: Sequence[str],
-    style_weights: Sequence[float] = (),
-    style_scales: Sequence[float] = (),
+    styles: Sequence[Painted],
     pictures: Pictures | None = None,
 ) -> Job:
     """Read and check the inputs of one picture, without loading a framework.
@@ -121,24 +126,46 @@ def prepare(
     """
     check_layers(settings)
     pictures = pictures or Pictures()
-    weights = style_weights or [1.0] * len(styles)
-    scales = style_scales or [1.0] * len(styles)
     photo: Any = None
-    painted: list[sk.Style] = []
-    inputs: list[dict[str, Any]] = []
+    inputs: list[tuple[str, dict[str, Any]]] = []
     if content is not None:
         photo, entry = pictures.load(content, "content")
-        inputs.append({"role": "content", **entry})
-    for i, (path, weight, scale) in enumerate(zip(styles, weights, scales, strict=True)):
-        name = "style" if len(styles) == 1 else f"style {i + 1}"
-        image, entry = pictures.load(path, name)
-        painted.append(sk.Style(image, weight=weight, scale=scale))
-        inputs.append({"role": "style", **entry, "weight": painted[-1].weight, "scale": painted[-1].scale})
-    shape = (painted[0].image if photo is None else photo).shape[:2]
+        inputs.append((content, {"role": "content", **entry}))
+    loaded, entries = load_styles(settings, styles, pictures)
+    inputs += entries
+    shape = (loaded[0].image if photo is None else photo).shape[:2]
     if settings.init not in INITS:
-        inputs.append({"role": "init", **_load_init(settings.init, pictures)})
-    made_of = {**recipe.build(settings.to_dict(), None, {}), "inputs": inputs}
-    return Job(settings, photo, painted, made_of, schedule(settings, shape))
+        inputs.append((settings.init, {"role": "init", **_load_init(settings.init, pictures)}))
+    made_of = {**recipe.build(settings.to_dict(), None, {}), "inputs": [entry for _, entry in inputs]}
+    return Job(settings, photo, loaded, [path for path, _ in inputs], made_of, schedule(settings, shape))
+
+
+def load_styles(
+    settings: sk.Settings, styles: Sequence[Painted], pictures: Pictures
+) -> tuple[list[sk.Style], list[tuple[str, dict[str, Any]]]]:
+    """Read the styles' files, and what a recipe records of each: (path, entry), the masks' behind all the styles'.
+
+    Raises: RequestError.
+    """
+    loaded: list[sk.Style] = []
+    inputs: list[tuple[str, dict[str, Any]]] = []
+    over: list[tuple[str, dict[str, Any]]] = []
+    for number, style in enumerate(styles, start=1):
+        name = "style" if len(styles) == 1 else f"style {number}"
+        image, entry = pictures.load(style.path, name)
+        parts: dict[str, Any] = {}
+        for role in ("mask", "region"):
+            path = getattr(style, role)
+            if path is not None:
+                parts[role], found = pictures.load(path, f"{name}: {role}", mask=True)
+                over.append((path, {"role": role, **found, "style": number}))
+        made = sk.Style(image, weight=style.weight, scale=style.scale, layers=style.layers, **parts)
+        loaded.append(made)
+        own = {} if made.layers is None else {"layers": dict(made.layers)}
+        _check_taps(settings, own.get("layers", ()))
+        entry = {"role": "style", **entry, "weight": made.weight, "scale": made.scale, **own}
+        inputs.append((style.path, entry))
+    return loaded, inputs + over
 
 
 def check_layers(settings: sk.Settings) -> None:
@@ -146,10 +173,14 @@ def check_layers(settings: sk.Settings) -> None:
 
     Raises: SettingsError for a layer that no backbone has.
     """
+    _check_taps(settings, (*settings.content_layers, *settings.style_layers))
+
+
+def _check_taps(settings: sk.Settings, taps: Iterable[str]) -> None:
     if is_file(settings.backbone):
         return  # the file knows, and is not read twice
     every = {name for names in CHANNELS.values() for name in names}
-    for tap in (*settings.content_layers, *settings.style_layers):
+    for tap in taps:
         if tap not in every:
             raise sk.SettingsError(
                 f"layer {tap!r} is not in {settings.backbone}{nearest_layer(tap, CHANNELS[settings.backbone])}"
@@ -464,7 +495,7 @@ def recipe_of_a_sheet(
     shared = {name: value for name, value in first.items() if all(value == other[name] for other in others)}
     entries = [entry for job in jobs for entry in job.recipe["inputs"]]
     inputs = [entry for i, entry in enumerate(entries) if entry not in entries[:i]]
-    inputs.sort(key=lambda entry: ("content", "style", "init").index(entry["role"]))
+    inputs.sort(key=lambda entry: ("content", "style", "mask", "region", "init").index(entry["role"]))
     provenance = {
         **made[-1]["provenance"],
         "command": command,

@@ -16,7 +16,7 @@ from stylekeras.errors import nearest
 from stylekeras.files import write
 from stylekeras.settings import FIELDS, INITS
 
-from .options import Config, Json, Output, Overwrite, Quiet, Verbose, settings, with_settings
+from .options import Config, Json, Output, Overwrite, Painted, Quiet, Verbose, settings, with_settings
 
 if TYPE_CHECKING:
     from .contact import Cell
@@ -200,7 +200,7 @@ def _pairs(content: Sequence[str], style: Sequence[str], chosen: sk.Settings) ->
     known, rows = runs.Pictures(), []
     for photo in content:
         told = [{"content": Path(photo).name, "style": Path(painting).name} for painting in style]
-        jobs = [runs.prepare(chosen, photo, [painting], pictures=known) for painting in style]
+        jobs = [runs.prepare(chosen, photo, [Painted(painting)], known) for painting in style]
         pictures = [_Picture(one, "", job) for one, job in zip(told, jobs, strict=True)]
         rows.append(_Row([(jobs[0].content, Path(photo).name)], pictures))
     return rows
@@ -216,7 +216,7 @@ def _varied(content: Sequence[str], style: Sequence[str], grid: Sequence[Sequenc
     for photo, painting in itertools.product(content, style):
         pair = {"content": Path(photo).name, "style": Path(painting).name}
         for i, variants in enumerate(grid):
-            jobs = [runs.prepare(chosen, photo, [painting], pictures=known) for _, chosen in variants]
+            jobs = [runs.prepare(chosen, photo, [Painted(painting)], known) for _, chosen in variants]
             pictures = [
                 _Picture({**pair, "varied": {name: job.recipe["settings"][name] for name in differ}}, label, job)
                 for (label, _), job in zip(variants, jobs, strict=True)

@@ -11,20 +11,25 @@ from stylekeras.settings import INITS
 from . import outputs
 from .beside import Plot, Timelapse, TimelapseEvery
 from .checkpoints import Checkpoint, CheckpointEvery
-from .options import Config, Content, Json, Output, Overwrite, Quiet, Styles, Verbose, numbers, settings, with_settings
+from .options import (
+    Config,
+    Content,
+    Json,
+    Output,
+    Overwrite,
+    Quiet,
+    StyleLayers,
+    StyleMasks,
+    StyleRegions,
+    Styles,
+    StyleScales,
+    StyleWeights,
+    Verbose,
+    painted,
+    settings,
+    with_settings,
+)
 
-PerStyle = Annotated[
-    str | None,
-    typer.Option(
-        "--style-weights", metavar="X,X,...", help="The share of each style, in their order.", show_default=False
-    ),
-]
-Scales = Annotated[
-    str | None,
-    typer.Option(
-        "--style-scales", metavar="X,X,...", help="The size of each style; larger strokes above 1.", show_default=False
-    ),
-]
 Every = Annotated[
     int | None,
     typer.Option(
@@ -42,8 +47,11 @@ def stylize(
     content: Content,
     styles: Styles,
     output: Output,
-    style_weights: PerStyle = None,
-    style_scales: Scales = None,
+    style_weights: StyleWeights = None,
+    style_scales: StyleScales = None,
+    style_masks: StyleMasks = None,
+    style_regions: StyleRegions = None,
+    layers_of: StyleLayers = None,
     profile: outputs.Profile = "srgb",
     metadata: outputs.Metadata = "drop",
     alpha: outputs.Alpha = "keep",
@@ -65,8 +73,7 @@ def stylize(
     """Paint CONTENT in the style of STYLE, or of several."""
     chosen = settings(given, config)
     form = outputs.Form(profile, metadata, alpha, depth)
-    weights = numbers("--style-weights", style_weights, len(styles))
-    scales = numbers("--style-scales", style_scales, len(styles))
+    given_styles = painted(styles, style_weights, style_scales, style_masks, style_regions, layers_of)
 
     from stylekeras.images import check_output
 
@@ -76,14 +83,15 @@ def stylize(
     from .checkpoints import keeper
     from .display import Display
 
-    check_output(output, overwrite=overwrite, inputs=[content, *styles, chosen.init])
+    files = [path for style in given_styles for path in style.paths]
+    check_output(output, overwrite=overwrite, inputs=[content, *files, chosen.init])
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
-        job = runs.prepare(chosen, content, styles, weights, scales)
+        job = runs.prepare(chosen, content, given_styles)
         job = outputs.written_as(job, form, content, output, display)
-        paths = [content, *styles, *([chosen.init] if chosen.init not in INITS else [])]
+        paths = [content, *files, *([chosen.init] if chosen.init not in INITS else [])]
         others, more = (output, checkpoint), (plot, timelapse, timelapse_every)
         side = beside(job, display, *more, outputs=others, inputs=paths, overwrite=overwrite)
-        keep = keeper(checkpoint, checkpoint_every, output, paths, job, overwrite=overwrite, save_every=save_every)
+        keep = keeper(checkpoint, checkpoint_every, output, job, overwrite=overwrite, save_every=save_every)
         watch = runs.watching(job, display, output, save_every, keep, side, overwrite=overwrite)
         outcome = runs.follow(job, display, watch=watch, plan=True)
         return runs.finish(outcome, output, display, overwrite=overwrite, keeper=keep, beside=side)

@@ -78,7 +78,8 @@ def save(
         state: a `Progress.state`. Fields of its "optimizer" are read one after the other; one that is a sequence of
             arrays of one shape is written as one array.
         about: more to keep, JSON-able. `read` checks "settings" (all of them, where the state has only those that have
-            to stay the same), "inputs" (a list of {"role", "sha256", "name", "path", "bytes", "weight", "scale"}),
+            to stay the same), "inputs" (a list of {"role", "sha256", "name", "path", "bytes", "weight", "scale",
+            "style", "layers"}),
             "provenance" (a dict), "done" (steps over all scales), "seconds" (so far) and "output".
         picture: (h, w, 3), of the last step of a run that has nothing left to do but to save it.
 
@@ -282,8 +283,10 @@ def check_input(entry: Any, *texts: str) -> None:
         raise CheckpointError("damaged: an input's hash is none")
     if not isinstance(entry.get("name"), str | None) or not _whole(entry.get("bytes", 0), 0):
         raise CheckpointError("damaged: an input's name or size is none")
+    if not _whole(entry.get("style", 1), 1):
+        raise CheckpointError("damaged: an input's style is none")
     try:
-        Style(None, weight=entry.get("weight", 1.0), scale=entry.get("scale", 1.0))
+        Style(None, entry.get("weight", 1.0), entry.get("scale", 1.0), layers=entry.get("layers"))
     except SettingsError as error:
         raise CheckpointError(f"damaged: {_short(error)}") from error
 

@@ -7,6 +7,7 @@ what made them in their metadata. `examples/onnx_style_transfer.py` is a whole s
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,19 +30,20 @@ def taps(settings: Settings = DEFAULTS) -> onnx.ModelProto:
         (1, h', w', c) for each of the content and style layers, under its name, after its ReLU.
     Raises: RequestError for an unknown layer, or weights that cannot be had.
     """
-    from stylekeras.graphs import taps as graphs
-
-    loaded = _network(settings)
-    metadata = _metadata(settings, loaded)
-    return graphs.build(
-        loaded, _layers(settings), pooling=settings.pooling, padding=settings.padding, metadata=metadata
-    )
+    return _taps(settings, _network(settings), settings.style_layers)
 
 
-def step(settings: Settings = DEFAULTS, *, styles: int = 1, masks: bool = False) -> onnx.ModelProto:
+def step(
+    settings: Settings = DEFAULTS,
+    *,
+    styles: int = 1,
+    masks: bool = False,
+    layers: Sequence[Mapping[str, float] | None] = (),
+) -> onnx.ModelProto:
     """One step of the optimization: loss, terms and gradient.
 
-    Args: styles: how many style images there are; masks: whether each has a region of the picture.
+    Args: styles: how many style images there are; masks: whether each has a region of the picture; layers: those of
+        each style, where it has its own (then their weights are "weights/style_layers/<i>/<tap>").
     Returns: a model with the inputs
         "image" (1, h, w, 3) float32 RGB in [0, 1],
         "targets/content/<tap>/features" (1, h', w', c): the photo's, of the size of the image's own,
@@ -60,36 +62,48 @@ def step(settings: Settings = DEFAULTS, *, styles: int = 1, masks: bool = False)
     from stylekeras import trees
     from stylekeras.graphs import step as graphs
 
-    loaded = _network(settings)
+    own = [settings.style_layers if given is None else given for given in layers or [None] * styles]
+    if len(own) != styles:
+        raise SettingsError(f"layers of {len(own)} styles, and there are {styles}; None stands for the settings'")
+    loaded = _network(settings, *own)
     module = style_losses.load(settings.style_loss)
-    model = taps(settings)
+    model = _taps(settings, loaded, *own)
     # Only the shapes of these matter; two by two positions give every array its channels.
     features = {
         item.name: np.ones((1, 2, 2, item.type.tensor_type.shape.dim[3].dim_value), np.float32)
         for item in model.graph.output
     }
-    frames = objective.style_frames(module, objective.style_sums(arrays, module, features, settings.style_layers))
-    sums = objective.style_sums(arrays, module, features, settings.style_layers, frames)
-    style_target = objective.style_target(module, sums, frames, relative=False)
-    if masks:
-        for target in style_target.values():
+    style_targets = []
+    for taken in own:
+        frames = objective.style_frames(module, objective.style_sums(arrays, module, features, taken))
+        sums = objective.style_sums(arrays, module, features, taken, frames=frames)
+        style_targets.append(objective.style_target(module, sums, frames, relative=False))
+        for target in style_targets[-1].values() if masks else ():
             target["mask"] = np.ones((1, 2, 2, 1), np.float32)
     targets = {
         "content": objective.content_target(arrays, features, settings.content_layers, relative=False),
-        "styles": [style_target] * styles,
+        "styles": style_targets,
     }
-    weights = objective.weights(settings, [1.0] * styles)
+    weights = objective.weights(settings, [1.0] * styles, layers)
     metadata = _metadata(settings, loaded)
     metadata["weights"] = json.dumps(trees.leaves(weights, "weights"))
     return graphs.build(model, objective.Objective(module), targets, weights, metadata=metadata)
 
 
-def _layers(settings: Settings) -> list[str]:
-    return list(dict.fromkeys((*settings.content_layers, *settings.style_layers)))
+def _taps(settings: Settings, loaded: Weights | backbones.NetworkFile, *styles: Mapping[str, float]) -> onnx.ModelProto:
+    """The network to the content layers and those of styles."""
+    from stylekeras.graphs import taps as graphs
+
+    names, metadata = _names(settings, *styles), _metadata(settings, loaded)
+    return graphs.build(loaded, names, pooling=settings.pooling, padding=settings.padding, metadata=metadata)
 
 
-def _network(settings: Settings) -> Weights | backbones.NetworkFile:
-    names = _layers(settings)
+def _names(settings: Settings, *styles: Mapping[str, float]) -> list[str]:
+    return list(dict.fromkeys((*settings.content_layers, *(tap for layers in styles for tap in layers))))
+
+
+def _network(settings: Settings, *styles: Mapping[str, float]) -> Weights | backbones.NetworkFile:
+    names = _names(settings, *(styles or [settings.style_layers]))
     return backbones.load(
         settings.backbone, settings.weights, names, preprocessing=settings.preprocessing, seed=settings.seed
     )

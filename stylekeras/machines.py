@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from stylekeras import backbones, engines, lazy, memory, objective, optimizers, style_losses, tiling
+from stylekeras import backbones, engines, lazy, masks, memory, objective, optimizers, style_losses, tiling
 from stylekeras import layout as layouts
 from stylekeras.errors import EngineError, GraphError, RunError, SettingsError
 from stylekeras.host import Host, HostLoop, HostOnDisk
@@ -121,10 +121,12 @@ class View:
 class TiledView(View):
     """As `View`, in tiles: the network on the engine, the picture and the optimizer in the machine's own memory.
 
-    `targets` is what sums are compared with; `content` has each tap of the whole photo, (1, h', w', c).
+    `targets` is what sums are compared with; `content` has each tap of the whole photo, (1, h', w', c), and `masks`
+    those of each style, (1, h', w', 1), if it has one.
     """
 
     content: Mapping[str, np.ndarray | lazy.Stored]
+    masks: Sequence[Mapping[str, np.ndarray | lazy.Stored]]
     tiles: list[tiling.Tile]
 
     @property
@@ -172,8 +174,14 @@ class TiledView(View):
         fields = self.machine.anatomy.fields
         content = {tap: {"features": tile.cut_tap(whole, fields[tap])} for tap, whole in self.content.items()}
         styles: list[Any] = [
-            {tap: {name: value for name, value in target.items() if name == "frame"} for tap, target in style.items()}
-            for style in self.targets["styles"]
+            {
+                tap: {
+                    **{name: value for name, value in target.items() if name == "frame"},
+                    **({"mask": tile.cut_tap(mask[tap], fields[tap])} if mask else {}),
+                }
+                for tap, target in style.items()
+            }
+            for style, mask in zip(self.targets["styles"], self.masks, strict=True)
         ]
         return self.machine.engine.tensor({"content": content, "styles": styles, "owned": tile.owned(fields)})
 
@@ -256,6 +264,18 @@ def most(machine: Machine, settings: Settings) -> int | None:
     return None if machine.engine.device.startswith("GPU") else memory.budget()
 
 
+class Reference(NamedTuple):
+    """A style image (h, w, 3), with what counts of it, and what part of the picture is compared with it.
+
+    `layers` are the taps; `region` is (h, w); `mask` of the size of the picture, its margin included; None for all.
+    """
+
+    image: np.ndarray
+    layers: Mapping[str, float]
+    region: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+
 def view(
     machine: Machine,
     settings: Settings,
@@ -263,37 +283,50 @@ def view(
     canvas: tuple[int, int],
     margin: int,
     content: Callable[[], np.ndarray] | None,
-    styles: Iterable[np.ndarray],
+    styles: Iterable[Reference],
 ) -> View:
     """What pictures of a shape are compared with.
 
-    Args: canvas: that shape (h, w), the margin included; content: makes (h, w, 3), of that shape; styles: (h, w, 3)
-        each.
+    Args: canvas: that shape (h, w), the margin included; content: makes (h, w, 3), of that shape.
     """
     relative = settings.loss_scale == "relative"
-    targets = [_style_target(machine, settings, layout, image, relative=relative) for image in styles]
+    targets, regions = [], []
+    for style in styles:
+        targets.append(_style_target(machine, layout, style, relative=relative))
+        regions.append(_at_taps(machine, style.mask, style.layers, on_disk=layout.on_disk))
     tiles = _tiles(machine, layout, canvas, margin)
     if len(tiles) <= 1:
         seen: Any = {}
         if content is not None:
             features = machine.extract(machine.engine.tensor(content()[None]))
             seen = objective.content_target(machine.engine.ops, features, settings.content_layers, relative=relative)
+        for target, region in zip(targets, regions, strict=True):
+            for tap, mask in region.items():
+                target[tap]["mask"] = machine.engine.tensor(mask)
         return View(machine, {"content": seen, "styles": targets}, Layout())
     array = lazy.Stored if layout.on_disk else np.zeros
     whole = {} if content is None else _features(machine, tiles, content(), settings.content_layers, array)
     scales = {tap: {"scale": objective.content_scale(found, relative=relative)} for tap, found in whole.items()}
     compared = machine.engine.tensor({"content": scales, "styles": targets})
-    return TiledView(machine, compared, layout, whole, tiles)
+    return TiledView(machine, compared, layout, whole, regions, tiles)
 
 
-def _style_target(machine: Machine, settings: Settings, layout: Layout, image: np.ndarray, *, relative: bool) -> Any:
-    engine, style_loss, taps = machine.engine, machine.objective.style_loss, settings.style_layers
+def _at_taps(machine: Machine, mask: np.ndarray | None, taps: Iterable[str], *, on_disk: bool = False) -> Any:
+    """What a mask (h, w) is at each tap, (1, h', w', 1), in memory or on disk; nothing where there is none."""
+    keep = lazy.store if on_disk else np.asarray
+    return {} if mask is None else {tap: keep(masks.at_tap(mask, machine.anatomy.fields[tap])) for tap in taps}
+
+
+def _style_target(machine: Machine, layout: Layout, style: Reference, *, relative: bool) -> Any:
+    engine, style_loss, taps = machine.engine, machine.objective.style_loss, style.layers
+    image, region = style.image, _at_taps(machine, style.region, taps)
     tiles = _tiles(machine, layout, image.shape[:2], 0)
     if len(tiles) <= 1:
         features = machine.extract(engine.tensor(image[None]))
 
         def sums(frames: Any) -> Any:
-            return engine.array(objective.style_sums(engine.ops, style_loss, features, taps, engine.tensor(frames)))
+            counts, known = engine.tensor(region), engine.tensor(frames)
+            return engine.array(objective.style_sums(engine.ops, style_loss, features, taps, counts, known))
 
     else:
         fields = machine.anatomy.fields
@@ -301,8 +334,12 @@ def _style_target(machine: Machine, settings: Settings, layout: Layout, image: n
         def sums(frames: Any) -> Any:
             wanted = {tap: {"frame": frames[tap]} if frames else {} for tap in taps}
 
+            def counting(tile: tiling.Tile) -> Any:
+                cut = {tap: {"mask": tile.cut_tap(region[tap], fields[tap])} if region else {} for tap in taps}
+                return {tap: {**wanted[tap], **cut[tap]} for tap in taps}
+
             def given(tile: tiling.Tile) -> tuple[Any, Any]:
-                targets = {"content": {}, "styles": [wanted], "owned": tile.owned(fields)}
+                targets = {"content": {}, "styles": [counting(tile)], "owned": tile.owned(fields)}
                 return engine.tensor(tile.cut(image[None])), engine.tensor(targets)
 
             measured = map(engine.array, machine.each(machine.measure, map(given, tiles)))

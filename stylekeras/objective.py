@@ -9,7 +9,7 @@ serves every picture. `ops` is a namespace with NumPy's names (`keras.ops` in th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -81,8 +81,10 @@ def parts(sums: Arrays) -> dict[str, Any]:
     return {name: value for name, value in trees.leaves(sums, "sums").items() if not name.endswith("/count")}
 
 
-def weights(settings: Settings, styles: list[float]) -> Arrays:
+def weights(settings: Settings, styles: list[float], layers: Sequence[Mapping[str, float] | None] = ()) -> Arrays:
     """The scalars of the loss as float arguments, with `strength` worked in.
+
+    Where a style has its own `layers`, "style_layers" has a dict for each style, else one for all of them.
 
     strength s turns the two weights by (2 (1 - s))^2 and (2 s)^2: 1/2 leaves them as they are, 0 switches the style
     off, 1 the content. Total variation goes with the style, so that 0 is the photo. Absolute losses have no strength.
@@ -90,12 +92,15 @@ def weights(settings: Settings, styles: list[float]) -> Arrays:
     strength = settings.strength if settings.loss_scale == "relative" else 0.5
     towards_content = (2 * (1 - strength)) ** 2
     towards_style = (2 * strength) ** 2
+    style_layers: Any = dict(settings.style_layers)
+    if any(own is not None for own in layers):
+        style_layers = [dict(settings.style_layers if own is None else own) for own in layers]
     return {
         "content": settings.content_weight * towards_content,
         "style": settings.style_weight * towards_style,
         "tv": settings.tv_weight * towards_style,
         "content_layers": dict(settings.content_layers),
-        "style_layers": dict(settings.style_layers),
+        "style_layers": style_layers,
         "styles": list(styles),
     }
 
@@ -122,11 +127,19 @@ def content_scale(features: np.ndarray | lazy.Picture, *, relative: bool) -> flo
 
 
 def style_sums(
-    ops: Any, style_loss: ModuleType, features: Features, taps: Iterable[str], frames: Arrays | None = None
+    ops: Any,
+    style_loss: ModuleType,
+    features: Features,
+    taps: Iterable[str],
+    masks: Mapping[str, Any] | None = None,
+    frames: Mapping[str, Any] | None = None,
 ) -> Arrays:
-    """Per tap: the style loss's sums, and the number of positions they are over; `frames` from `style_frames`."""
-    known = {} if frames is None else frames
-    return {tap: _sums(ops, style_loss, features[tap], None, known.get(tap)) for tap in taps}
+    """Per tap: the style loss's sums, and the number of positions they are over.
+
+    Args: masks: of each tap, (1, h', w', 1), if only a part of the picture counts; frames: from `style_frames`.
+    """
+    masks, frames = masks or {}, frames or {}
+    return {tap: _sums(ops, style_loss, features[tap], masks.get(tap), frames.get(tap)) for tap in taps}
 
 
 def _sums(ops: Any, style_loss: ModuleType, features: Any, mask: Any, frame: Any = None) -> Arrays:
@@ -169,15 +182,18 @@ def measure(ops: Any, style_loss: ModuleType, image: Any, features: Features, ta
     Args:
         image: (1, h, w, 3) float32 in [0, 1].
         features: its taps, (1, h', w', c) each.
-        targets: {"content": content_target(...), "styles": [style_target(...), ...]}. A tap of a style target may have
-            a "mask" (1, h', w', 1), the part of the picture that is to look like that style; where it is 1 everywhere
-            that is the same as no mask. A region's statistics are over its own area, so a small one is as strong. It
-            has the "frame" of `style_frames`, if there is one.
-            With "owned", {"image" or tap: (1, h', w', 1)}, 1 where a pixel or position counts and 0 elsewhere, the
-            picture is one tile of a larger one. Nothing else of the targets is used.
+        targets: {"content": content_target(...), "styles": [style_target(...), ...]}, each style with the taps that it
+            is compared in. A tap of a style target may have a "mask" (1, h', w', 1), the part of the picture that is to
+            look like that style; where it is 1 everywhere that is the same as no mask. A region's statistics are over
+            its own area, so a small one is as strong. It has the "frame" of `style_frames`, if there is one. With
+            "owned", {"image" or tap: (1, h', w', 1)}, 1 where a pixel or position counts and 0 elsewhere, the picture
+            is one tile of a larger one. Nothing else of the targets is used.
     """
     styles, owned = targets["styles"], targets.get("owned", {})
-    compared = {tap: [style[tap] for style in styles] for tap in (styles[0] if styles else ())}
+    compared: dict[str, list[Arrays]] = {}
+    for style in styles:
+        for tap, target in style.items():
+            compared.setdefault(tap, []).append(target)
     content = {
         tap: {
             "sum": losses.content_sum(ops, features[tap], target["features"], owned.get(tap)),
@@ -220,7 +236,7 @@ def combine(
 
     Returns: the scalar loss and its unweighted terms: "content", "style", "tv" (before content_weight, style_weight and
     tv_weight) and "content/<tap>", "style/<tap>" (before the layer's weight; a style tap's is summed over the styles
-    with their weights).
+    that are compared in it, with their weights).
     """
     zero = ops.zeros_like(sums["tv"]["sum"])
     terms: dict[str, Any] = {"content": zero, "style": zero}
@@ -228,13 +244,20 @@ def combine(
         part = sums["content"][tap]
         terms[f"content/{tap}"] = part["sum"] / part["count"] / target["scale"]
         terms["content"] = terms["content"] + weights["content_layers"][tap] * terms[f"content/{tap}"]
+    layers = weights["style_layers"]
     for tap, parts in sums["style"].items():
-        distances = [
-            weight * style_loss.compare(ops, part["sums"], part["count"], target[tap]["target"]) / target[tap]["scale"]
-            for part, weight, target in zip(parts, weights["styles"], targets["styles"], strict=True)
-        ]
+        numbers = [i for i, style in enumerate(targets["styles"]) if tap in style]
+        distances = []
+        for i, part in zip(numbers, parts, strict=True):
+            target = targets["styles"][i][tap]
+            distance = style_loss.compare(ops, part["sums"], part["count"], target["target"]) / target["scale"]
+            distances.append(weights["styles"][i] * distance)
         terms[f"style/{tap}"] = sum(distances[1:], distances[0])
-        terms["style"] = terms["style"] + weights["style_layers"][tap] * terms[f"style/{tap}"]
+        if isinstance(layers, Mapping):
+            terms["style"] = terms["style"] + layers[tap] * terms[f"style/{tap}"]
+        else:
+            for i, distance in zip(numbers, distances, strict=True):
+                terms["style"] = terms["style"] + layers[i][tap] * distance
     terms["tv"] = sums["tv"]["sum"] / sums["tv"]["count"]
     loss = weights["content"] * terms["content"] + weights["style"] * terms["style"] + weights["tv"] * terms["tv"]
     return loss, terms

@@ -119,19 +119,25 @@ class Style:
         image: a path, a PIL image or an array, as `load_image` takes them.
         weight: its share of the style loss (v_s of the contract), >= 0.
         scale: size of its longest side relative to the picture's, 1/16 to 16; larger means larger strokes.
-        mask: None; regions are not in this version.
+        mask: where in the photo: an image as `load_image` takes them, of any size, laid over the whole photo. White
+            is in this style, black is not, grey is in proportion; None: everywhere.
+        region: what part of the style image counts, likewise over that; None: all of it.
+        layers: what it is compared in, as `Settings.style_layers`, and instead of them; so strokes can come from one
+            style and colours from another.
     """
 
     image: Any
     weight: float = 1.0
     scale: float = 1.0
-    mask: None = None
+    mask: Any = None
+    region: Any = None
+    layers: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weight", _weight("style weight", self.weight))
         object.__setattr__(self, "scale", _scale("style scale", self.scale))
-        if self.mask is not None:
-            raise SettingsError("Style.mask: regions are not supported in this version; leave mask out")
+        if self.layers is not None:
+            object.__setattr__(self, "layers", _layers("style layers", self.layers))
 
 
 @cache

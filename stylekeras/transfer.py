@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from stylekeras import blocks, color, images, lazy, machines, objective, pyramid, trees
-from stylekeras.errors import DivergedError, SettingsError, nearest
+from stylekeras import blocks, color, images, lazy, machines, masks, objective, paintings, pyramid, trees
+from stylekeras.errors import DivergedError, GraphError, SettingsError, nearest
 from stylekeras.layout import Layout
+from stylekeras.paintings import Painting
 from stylekeras.progress import Evaluation, Progress
 from stylekeras.settings import INITS, Settings, Style
 
@@ -101,70 +102,105 @@ def loss_and_gradient(image: Any, content: Any, styles: Any, settings: Settings 
         found = view.evaluate(view.host.tensor(picture[None]), problem.weights)
         loss, terms, gradient = view.host.array(found)
     terms = {name: float(value) for name, value in terms.items()}
-    return Evaluation(float(loss), terms, gradient[0], problem.machine.provenance)
+    return Evaluation(float(loss), terms, gradient[0], problem.provenance)
 
 
 @dataclass(frozen=True)
 class Problem:
     """Everything about a run that does not change with the scale.
 
-    `shape` is the photo's, (h, w); `start` a picture to start from, of any size, if that is not the photo or noise;
-    `memory` what may be taken, None if that is not known; `layouts` how the picture is looked at, at each scale.
+    `asked` are the styles as they were given, `styles` as they enter; `coverage` is how much of the picture is in any
+    of them, (h, w), None if all of it is; `shape` is the photo's, (h, w); `start` a picture to start from, of any size,
+    if that is not the photo or noise; `memory` what may be taken, None if that is not known; `layouts` how the picture
+    is looked at, at each scale.
     """
 
     settings: Settings
     content: np.ndarray | None
-    styles: list[tuple[np.ndarray, Style]]
+    asked: list[Style]
+    styles: list[Painting]
+    coverage: np.ndarray | None
     start: np.ndarray | None
     shape: tuple[int, int]
     machine: machines.Machine
     weights: Any
     memory: int | None
+    notes: list[str]
     layouts: Sequence[Layout] = ()
 
     @property
     def inputs(self) -> int:
-        """The bytes of all its images."""
-        images = (self.content, self.start, *(image for image, _ in self.styles))
-        return sum(image.nbytes for image in {id(image): image for image in images if image is not None}.values())
+        """The bytes of all its images, and of what masks are at the last scale's taps."""
+        arrays = [self.content, self.start, self.coverage]
+        arrays += [array for style in self.styles for array in (style.image, style.mask, style.region)]
+        held = sum(array.nbytes for array in {id(array): array for array in arrays if array is not None}.values())
+        for style in self.styles:
+            if style.mask is not None:
+                fields = (self.machine.anatomy.fields[tap] for tap in _layers(style, self.settings))
+                held += sum(style.mask.nbytes // (down.stride * across.stride) for down, across in fields)
+        return held
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The machine's, with what else there is to say."""
+        made_by = self.machine.provenance
+        return {**made_by, "notes": [*made_by["notes"], *self.notes]}
 
 
 def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start: np.ndarray | None = None) -> Problem:
     photo = None if content is None else images.load_image(content, name="content")
-    painted = [style if isinstance(style, Style) else Style(style) for style in _sequence(styles)]
-    paintings = [images.load_image(style.image, name=f"style {i + 1}") for i, style in enumerate(painted)]
-    if photo is None and not paintings:
+    asked = [style if isinstance(style, Style) else Style(style) for style in _sequence(styles)]
+    given, notes = paintings.load(asked, None if photo is None else photo.shape[:2], longest)
+    if photo is None and not given:
         raise SettingsError("neither a content nor a style image: nothing to do")
-    if painted and not any(style.weight for style in painted):
+    if asked and not any(style.weight for style in asked):
         raise SettingsError("the weights of all styles are 0: leave the styles out, or give one a weight")
-    shape = (paintings[0] if photo is None else photo).shape[:2]
+    shape = (given[0].image if photo is None else photo).shape[:2]
+    styles, coverage = paintings.merge(given), paintings.coverage(given)
     if photo is not None and settings.colors == "match":
-        paintings = [color.match(painting, photo, settings.color_amount) for painting in paintings]
-    if settings.init == "style" and paintings:
-        start = paintings[0]
+        styles = [paintings.recolour(style, photo, settings.color_amount) for style in styles]
+    if settings.init == "style" and styles:
+        start = styles[0].image
     # Camera files are much larger than any scale of the picture: reduced once, not at every scale.
     photo = None if photo is None else _reduce(photo, longest)
-    paintings = [
-        _reduce(image, max(round(longest * style.scale), pyramid.smallest_longest(image.shape[:2])))
-        for image, style in zip(paintings, painted, strict=True)
-    ]
-    weights = objective.weights(settings, [style.weight for style in painted])
+    styles = [style.reduce(longest) for style in styles]
+    layers = [_layers(style, settings) for style in styles]
+    weights = objective.weights(settings, [style.weight for style in styles], [style.layers for style in styles])
     towards_content = photo is not None and weights["content"] * max(weights["content_layers"].values()) > 0
-    towards_style = weights["style"] * max(weights["styles"], default=0) * max(weights["style_layers"].values()) > 0
+    heaviest = max((style.weight * max(own.values()) for style, own in zip(styles, layers, strict=True)), default=0)
+    towards_style = weights["style"] * heaviest > 0
     if not (towards_content or towards_style):
         raise SettingsError("all weights of the content and of the style are 0: nothing to optimize for")
-    taps = [*(settings.content_layers if photo is not None else ()), *(settings.style_layers if paintings else ())]
+    taps = [*(settings.content_layers if photo is not None else ()), *(tap for own in layers for tap in own)]
     machine = machines.machine(settings, tuple(dict.fromkeys(taps)))
+    if any(style.mask is not None or style.region is not None for style in styles):
+        _check_masks(machine)
     return Problem(
         settings=settings,
         content=photo,
-        styles=list(zip(paintings, painted, strict=True)),
+        asked=asked,
+        styles=styles,
+        coverage=coverage,
         start=start,
         shape=shape,
         machine=machine,
         weights=machine.engine.tensor(weights),
         memory=machines.most(machine, settings),
+        notes=notes,
     )
+
+
+def _layers(style: Painting, settings: Settings) -> Mapping[str, float]:
+    """What a style is compared in."""
+    return settings.style_layers if style.layers is None else style.layers
+
+
+def _check_masks(machine: machines.Machine) -> None:
+    try:
+        machine.anatomy  # noqa: B018 - it is looked for
+    except GraphError as error:
+        what = str(error).partition(", so ")[0]
+        raise SettingsError(f"{what}, so masks and regions cannot be brought to its layers; leave them out") from None
 
 
 def _check_settings(settings: Any) -> None:
@@ -197,8 +233,15 @@ def _identity(problem: Problem, sizes: list[int]) -> dict[str, Any]:
         "precision": problem.machine.provenance["precision"],
         "sizes": list(sizes),
         "shape": list(problem.shape),
-        "styles": [[style.weight, style.scale] for _, style in problem.styles],
+        "styles": [[style.weight, style.scale, *_more(style)] for style in problem.asked],
     }
+
+
+def _more(style: Style) -> list[Any]:
+    """What few styles have."""
+    layers = {} if style.layers is None else dict(style.layers)
+    given = [style.mask is not None, style.region is not None, layers]
+    return given if any(given) else []
 
 
 def _check_resume(resume: Mapping[str, Any], problem: Problem, sizes: list[int]) -> None:
@@ -233,11 +276,21 @@ def _view(problem: Problem, shape: tuple[int, int], margin: int, layout: Layout)
     machine, settings, content = problem.machine, problem.settings, problem.content
     # Made one after the other, each when the one before is no longer needed.
     photo = None if content is None else lambda: _mirror(images.resize(content, *shape), margin)
-    paintings = (
-        images.fit(image, max(round(max(shape) * style.scale), pyramid.smallest_longest(image.shape[:2])))
-        for image, style in problem.styles
+    references = (
+        machines.Reference(
+            style.image,
+            _layers(style, settings),
+            style.region,
+            None if style.mask is None else _mask(style.mask, shape, margin),
+        )
+        for style in (style.fit(max(shape)) for style in problem.styles)
     )
-    return machines.view(machine, settings, layout, _canvas(shape, margin), margin, photo, paintings)
+    return machines.view(machine, settings, layout, _canvas(shape, margin), margin, photo, references)
+
+
+def _mask(mask: np.ndarray, shape: tuple[int, int], margin: int) -> np.ndarray:
+    """A mask of that size, with the margin mirrored as the photo's."""
+    return _mirror(masks.resize(mask, *shape)[..., None], margin)[..., 0]
 
 
 def _run(problem: Problem, sizes: list[int], resume: Mapping[str, Any] | None) -> Iterator[Progress]:
@@ -260,7 +313,8 @@ def _scale(
     settings = problem.settings
     shape = pyramid.shape_at(problem.shape, sizes[scale])
     photo = None
-    if settings.colors == "luminance" and settings.color_amount > 0 and problem.content is not None:
+    coverage = None if problem.coverage is None else masks.resize(problem.coverage, *shape)
+    if problem.content is not None and (_keeps_colours(settings) or coverage is not None):
         photo = images.resize(problem.content, *shape)
     painter = _Painter(problem, shape, _layout_after(problem.layouts[scale], resume))
     try:
@@ -291,7 +345,7 @@ def _scale(
                 terms=dict(terms),
                 seconds=time.perf_counter() - began,
                 provenance=painter.provenance,
-                _image=partial(_image, settings, painter.loop, painter.state, photo),
+                _image=partial(_image, settings, painter.loop, painter.state, photo, coverage),
                 _state=partial(_state, painter.view.host, painter.state, {"run": _identity(problem, sizes), **place}),
             )
             if last:
@@ -357,7 +411,7 @@ class _Painter:
     @property
     def provenance(self) -> dict[str, Any]:
         """The machine's, with what is this scale's own."""
-        made_by, layout = self._problem.machine.provenance, self.view.layout
+        made_by, layout = self._problem.provenance, self.view.layout
         tile: dict[str, Any] = {}
         if layout.tile is not None:
             tile = {"tile": layout.tile, "tiles": self.view.parts, "held": layout.held, "disk": layout.on_disk}
@@ -394,10 +448,19 @@ class _Painter:
         self._notes.append(f"memory ran out at {width}x{height}: from there on in tiles of {self.tile} px")
 
 
-def _image(settings: Settings, loop: Any, frozen: Any, photo: np.ndarray | None) -> np.ndarray:
+def _image(
+    settings: Settings, loop: Any, frozen: Any, photo: np.ndarray | None, coverage: np.ndarray | None
+) -> np.ndarray:
     # Copied: engines' arrays may be the state itself, and what a callback paints on it is its own.
     picture = _cut(loop.engine.array(loop.result(frozen))[0], settings.margin).copy()
-    return picture if photo is None else color.luminance(np.clip(picture, 0.0, 1.0), photo, settings.color_amount)
+    if photo is not None and _keeps_colours(settings):
+        picture = color.luminance(np.clip(picture, 0.0, 1.0), photo, settings.color_amount)
+    # Layers see beyond a region's border, so there the optimizer moves pixels that are in no style.
+    return picture if photo is None or coverage is None else masks.blend(photo, picture, coverage)
+
+
+def _keeps_colours(settings: Settings) -> bool:
+    return settings.colors == "luminance" and settings.color_amount > 0
 
 
 def _state(host: Any, frozen: Any, rest: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -433,7 +496,11 @@ def _fields(host: Any, value: Any) -> Any:
 def _first_state(problem: Problem, host: Any, shape: tuple[int, int], picture: np.ndarray | None) -> Any:
     """The optimizer's state at the start of a scale, from the picture of the one before if there was one."""
     before = _start(problem, shape) if picture is None else picture
-    canvas = _mirror(images.resize(before, *shape, linear=False), problem.settings.margin)
+    before = images.resize(before, *shape, linear=False)
+    if problem.coverage is not None and problem.content is not None:
+        photo = images.resize(problem.content, *shape)
+        before = masks.blend(photo, before, masks.resize(problem.coverage, *shape))
+    canvas = _mirror(before, problem.settings.margin)
     options = _options(problem, host, canvas, first=picture is None)
     return problem.machine.optimizer.init(host.ops, host.tensor(canvas[None]), clip=problem.settings.clip, **options)
 
@@ -468,9 +535,13 @@ def _options(problem: Problem, host: Any, canvas: np.ndarray, *, first: bool) ->
     curvature = None if settings.init == "noise" else problem.machine.objective.style_loss.CURVATURE
     toward = None
     if first and settings.init == "content" and problem.content is not None and problem.styles:
-        # The photo in the heaviest painting's colours: where L-BFGS gets by itself too, a dozen steps later.
-        painting, _ = max(problem.styles, key=lambda pair: pair[1].weight)
-        toward = host.tensor(color.match(np.clip(canvas, 0.0, 1.0), painting)[None])
+        # The photo in the paintings' colours: where L-BFGS gets by itself too, a dozen steps later.
+        margin, shape = settings.margin, (canvas.shape[0] - 2 * settings.margin, canvas.shape[1] - 2 * settings.margin)
+        where = [None if style.mask is None else _mask(style.mask, shape, margin) for style in problem.styles]
+        coloured = paintings.colour(np.clip(canvas, 0.0, 1.0), problem.styles, where)
+        if problem.coverage is not None:
+            coloured = masks.blend(canvas, coloured, _mask(problem.coverage, shape, margin))
+        toward = host.tensor(coloured[None])
     return {"curvature": curvature, "toward": toward}
 
 

@@ -169,11 +169,21 @@ def test_the_command_line_wins_over_the_config_file_and_that_over_the_preset(tmp
     assert options.settings({"preset": "paper"}, None) == sk.Settings(preset="paper")
 
 
-def test_numbers_per_style():
-    assert options.numbers("--style-weights", None, 2) == [1, 1]
-    assert options.numbers("--style-weights", "0.7, .3", 2) == [0.7, 0.3]
-    with pytest.raises(sk.SettingsError, match="3 numbers for 2 styles"):
-        options.numbers("--style-weights", "1,2,3", 2)
+def test_what_there_is_of_each_style():
+    nothing = (None,) * 5
+    assert options.painted(["a", "b"], *nothing) == [("a", 1, 1, None, None, None), ("b", 1, 1, None, None, None)]
+    found = options.painted(["a", "b"], "0.7, .3", "1,2", "m.png, None", ",r.png", ["2: one=1,two:0=2"])
+    assert found == [("a", 0.7, 1, "m.png", None, None), ("b", 0.3, 2, None, "r.png", "one=1,two:0=2")]
+    assert [style.paths for style in found] == [["a", "m.png"], ["b", "r.png"]]
+    with pytest.raises(sk.SettingsError, match="--style-weights 1,2,3: 3 numbers for 2 styles; give one for each"):
+        options.painted(["a", "b"], "1,2,3", *nothing[1:])
+    with pytest.raises(sk.SettingsError, match=r"--style-masks a\.png: 1 file for 2 styles; .*; 'none' for all of it"):
+        options.painted(["a", "b"], None, None, "a.png", None, None)
+    for text in ("one=1", "0:one", "3:one", "1:", ":one", "x:one", "-1:one", f"{9**99}:one", "٣:one"):
+        with pytest.raises(sk.SettingsError, match="expected a style's number, 1 to 2, a colon and its layers"):
+            options.layers_of([text], 2)
+    with pytest.raises(sk.SettingsError, match="style 1 has its layers already"):
+        options.layers_of(["1:one", "1:two"], 2)
 
 
 # What is printed

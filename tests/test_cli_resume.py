@@ -40,6 +40,7 @@ def folder(tmp_path, monkeypatch):
     numbers = np.random.default_rng(5)
     for name, shape in {"photo.png": (48, 64, 3), "paint.png": (40, 40, 3), "other.png": (48, 40, 3)}.items():
         Image.fromarray(numbers.integers(0, 256, shape, np.uint8)).save(work / name)
+    Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (48, 1))).save(work / "mask.png")
     return work
 
 
@@ -175,7 +176,8 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_the_run(run, folder,
 def test_resumed_is_uninterrupted(run, folder, monkeypatch, stopping, optimizer, engine):
     """From mid-scale, from the end of a scale and from the second scale, one after the other: bit for bit."""
     options = ["--optimizer", optimizer, "--engine", engine, "--style-weights", "0.7,0.3", "--style-scales", "1,2"]
-    options += ["--init", "other.png"]
+    options += ["--init", "other.png", "--style-masks", "none,mask.png", "--style-regions", "mask.png,none"]
+    options += ["--layers-of", "2:block1_conv2=2"]
     arguments = functools.partial(paint, *options, styles=("paint.png", "other.png"))
     assert run(*arguments(output="whole.tif"))[0] == 0
     stopping(KeyboardInterrupt(), after=2)
@@ -214,7 +216,7 @@ def test_a_history_that_stays_in_the_file(run, folder, monkeypatch, stopping):
 def test_a_run_that_ends_leaves_no_checkpoint(run, folder):
     code, _, err = run(*paint(*KEEP))
     assert (code, err.splitlines()[-1].startswith("wrote out.png")) == (0, True)
-    assert names(folder) == ["other.png", "out.png", "paint.png", "photo.png"]
+    assert names(folder) == ["mask.png", "other.png", "out.png", "paint.png", "photo.png"]
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
@@ -478,10 +480,12 @@ def test_killed_at_any_instant_thirty_times(folder):
 def made(run, folder):
     """A picture, its inputs in another folder under other names."""
     options = ["--style-weights", "0.7,0.3", "--style-scales", "1,2", "--init", "other.png"]
+    options += ["--style-masks", "mask.png,none", "--style-regions", "none,mask.png"]
+    options += ["--layers-of", "1:block1_conv1=2,block1_conv2=1"]
     assert run(*paint(*options, styles=("paint.png", "other.png")))[0] == 0
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
-    for number, name in enumerate(("photo.png", "paint.png", "other.png")):
+    for number, name in enumerate(("photo.png", "paint.png", "other.png", "mask.png")):
         shutil.move(folder / name, elsewhere / f"{number}.png")
     return folder / "out.png"
 
@@ -491,7 +495,7 @@ def test_replay_makes_the_same_picture(run, folder, made):
     assert (code, out) == (0, "")
     assert "the same picture as out.png, pixel for pixel" in err
     assert (folder / "again.png").read_bytes() == made.read_bytes()
-    assert run("replay", "again.png", *(f"elsewhere/{i}.png" for i in range(3)), "-o", "third.tif", "-q")[0] == 0
+    assert run("replay", "again.png", *(f"elsewhere/{i}.png" for i in range(4)), "-o", "third.tif", "-q")[0] == 0
     assert recipe.read("third.tif") == recipe.read("out.png")
 
 
@@ -535,6 +539,15 @@ def _set(*names, value):
     return change
 
 
+def _mask(*styles):
+    """Masks of these styles, which are the photo."""
+
+    def change(made):
+        made["inputs"] += [{**made["inputs"][0], "role": "mask", "style": style} for style in styles]
+
+    return change
+
+
 ENTRY = {"role": "content", "name": "photo.png", "sha256": "0" * 64}
 HOSTILE = {
     "a setting": (_set("settings", "size", value="huge"), "size='huge'"),
@@ -548,12 +561,18 @@ HOSTILE = {
     ),
     "inputs": (_set("inputs", value=3), "does not say what"),
     "an input": (_set("inputs", 0, value=3), "without its file"),
-    "a role": (_set("inputs", 0, "role", value="mask"), "unknown kind of input"),
+    "a role": (_set("inputs", 0, "role", value="palette"), "unknown kind of input"),
+    "a mask of no style": (_set("inputs", 0, "role", value="mask"), "of no style"),
+    "a mask of a style that is not there": (_mask(2), "of no style"),
+    "two masks of a style": (_mask(1, 1), "of no style"),
+    "a mask of a name": (_mask("paint"), "style is none"),
     "a hash": (_set("inputs", 0, "sha256", value="x"), "hash"),
     "no file": (_set("inputs", 0, "name", value=None), "was not a file"),
     "a long name": (_set("inputs", 0, value={**ENTRY, "name": "x" * 9999}), "not found"),
     "a long setting": (_set("settings", "size", value="9" * 9999), "size='999"),
     "two contents": (_set("inputs", 1, "role", value="content"), "not those of one picture"),
+    "layers": (_set("inputs", 1, "layers", value={"x": [3]}), "style layers"),
+    "a layer": (_set("inputs", 1, "layers", value={"x": 3}), "layer 'x' is not in vgg16"),
     "a weight": (_set("inputs", 1, "weight", value="x"), "style weight"),
     "provenance": (_set("provenance", value=None), "does not say what"),
     "other weights": (_set("provenance", "weights_sha256", value="0" * 64), "weights are not those"),

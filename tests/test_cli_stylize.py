@@ -39,6 +39,8 @@ def folder(tmp_path, monkeypatch):
     for name, shape in {"photo.png": (48, 64, 3), "paint.png": (40, 40, 3), "other.png": (48, 40, 3)}.items():
         Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(work / name)
     Image.new("RGB", (1, 1)).save(work / "dot.png")
+    Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (48, 1))).save(work / "mask.png")
+    Image.new("L", (20, 20)).save(work / "black.png")
     (work / "empty.png").touch()
     (work / "cut.png").write_bytes((work / "photo.png").read_bytes()[:1500])
     (work / "text.png").write_text("not a picture")
@@ -153,6 +155,43 @@ def test_json_lines_and_save_every(run, folder):
     assert recipe.read("out-0002.tif")["provenance"]["steps_done"] == 2
 
 
+def test_masks_and_regions(run, folder):
+    """What is white stays what it was, and the recipe says whose mask is which."""
+    options = ["--style-masks", "none, mask.png", "--style-regions", "mask.png,", "--style-weights", "0,1"]
+    arguments = ["photo.png", "paint.png", "other.png", "-o", "out.npy", *TINY]
+    code, out, err = run("stylize", *arguments, *options, "--json")
+    assert code == 0
+    assert "Warning: style 1: region: 64x48, resized to the style image's 40x40, and so stretched" in err.splitlines()
+    start = json.loads(out.splitlines()[0])
+    assert [(entry["role"], entry["name"], entry.get("style")) for entry in start["inputs"]] == [
+        ("content", "photo.png", None),
+        ("style", "paint.png", None),
+        ("style", "other.png", None),
+        ("region", "mask.png", 1),
+        ("mask", "mask.png", 2),
+    ]
+    picture, photo = np.load("out.npy"), sk.load_image("photo.png")
+    # The mask is a slope from black to white.
+    changed = np.abs(picture - photo).mean(axis=(0, 2))
+    assert changed[0] == 0
+    assert changed[1:21].mean() < changed[-21:].mean() / 2
+    code, out, _ = run(
+        "evaluate", "photo.png", "photo.png", "paint.png", "--style-masks", "mask.png", "--json", *TINY[:-6]
+    )
+    terms = json.loads(out.splitlines()[-1])["terms"]
+    assert code == 0
+    chosen = sk.Settings(
+        weights="random",
+        backbone="vgg16",
+        style_loss="gram",
+        content_layers="block1_conv2",
+        style_layers="block1_conv1",
+    )
+    wanted = sk.loss_and_gradient("photo.png", "photo.png", sk.Style("paint.png", mask="mask.png"), chosen)
+    assert terms == pytest.approx(dict(wanted.terms))
+    assert run("plan", "photo.png", "paint.png", "--style-masks", "mask.png", "--style-regions", "black.png")[0] == 2
+
+
 def test_an_existing_output_is_kept_unless_overwrite(run, folder, quick):
     code, out, err = run("stylize", "photo.png", "paint.png", "-o", "old.png", *TINY)
     assert (code, out) == (2, "")
@@ -218,6 +257,22 @@ BAD = {
     "weights of no number": (["photo.png", "paint.png", "--style-weights", "much"], "--style-weights much"),
     "negative weight": (["photo.png", "paint.png", "--style-weights", "-1"], "not negative"),
     "scales": (["photo.png", "paint.png", "--style-scales", "1,2"], "2 numbers for 1 style"),
+    "own layers of nobody": (["photo.png", "paint.png", "--layers-of", "2:block1_conv1"], "style's number, 1, a colon"),
+    "own layer": (["photo.png", "paint.png", "--layers-of", "1:block1_conv11"], "did you mean 'block1_conv1'?"),
+    "own layer's weight": (["photo.png", "paint.png", "--layers-of", "1:block1_conv1=x"], "style layers: block1_conv1"),
+    "masks": (["photo.png", "paint.png", "--style-masks", "mask.png,mask.png"], "2 files for 1 style"),
+    "regions": (["photo.png", "paint.png", "other.png", "--style-regions", "mask.png"], "1 file for 2 styles"),
+    "mask missing": (["photo.png", "paint.png", "--style-masks", "no.png"], "style: mask no.png: no such file"),
+    "black mask": (["photo.png", "paint.png", "--style-masks", "black.png"], "mask black.png: black everywhere"),
+    "black region": (
+        ["photo.png", "paint.png", "other.png", "--style-regions", "none,black.png"],
+        "style 2: region black.png: black everywhere",
+    ),
+    "mask of text": (["photo.png", "paint.png", "--style-masks", "text.png"], "not a picture"),
+    "output is a mask": (
+        ["photo.png", "paint.png", "--style-masks", "mask.png", "-o", "mask.png", "--overwrite"],
+        "one of the inputs",
+    ),
     "no config": (["photo.png", "paint.png", "--config", "no.toml"], "no.toml"),
     "bad config": (["photo.png", "paint.png", "--config", "bad.toml"], "not valid TOML"),
     "unknown key": (["photo.png", "paint.png", "--config", "unknown.toml"], "did you mean 'size'?"),

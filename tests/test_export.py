@@ -119,6 +119,23 @@ def test_a_step_with_masks(run, files, rng):
     assert np.abs(gradient[:, :, 18 + 5 :]).max() == 0, "five pixels are as far as block2_conv1 sees"
 
 
+def test_a_step_with_own_layers(run, files):
+    """Each style has inputs for its own layers only, and weights of its own."""
+    _, path = files(run, "--styles", "2", "--layers-of", "2:block1_conv2=3")
+    session = onnxruntime.InferenceSession(path)
+    weights = json.loads(session.get_modelmeta().custom_metadata_map["weights"])
+    found = {name: value for name, value in weights.items() if "style_layers" in name}
+    first = {"weights/style_layers/0/block1_conv1": 2.0, "weights/style_layers/0/block2_conv1": 0.5}
+    assert found == {**first, "weights/style_layers/1/block1_conv2": 3.0}
+    taken = {
+        tuple(item.name.split("/")[2:4]) for item in session.get_inputs() if item.name.startswith("targets/styles")
+    }
+    assert taken == {("0", "block1_conv1"), ("0", "block2_conv1"), ("1", "block1_conv2")}
+    assert set(weights) <= {item.name for item in session.get_inputs()}
+    with pytest.raises(sk.SettingsError, match="layers of 1 styles, and there are 2"):
+        export.step(_settings(), styles=2, layers=[None])
+
+
 def test_the_metadata_says_what_it_is():
     settings = _settings(content_weight=7.0)
     for model in (export.taps(settings), export.step(settings)):

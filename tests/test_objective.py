@@ -49,17 +49,17 @@ def _scalars(setup):
     }
 
 
-def _targets(ops, setup, extract, tensor):
+def _targets(ops, setup, extract, tensor, layers=None):
     module = style_losses.load(setup.style_loss)
     content = {}
     if setup.content is not None:
         features = extract(tensor(setup.content[None]))
         content = objective.content_target(ops, features, setup.content_layers, relative=setup.relative)
     styles = []
-    for picture, _ in setup.styles:
+    for (picture, _), own in zip(setup.styles, layers or [setup.style_layers] * len(setup.styles), strict=True):
         features = extract(tensor(picture[None]))
-        frames = objective.style_frames(module, objective.style_sums(ops, module, features, setup.style_layers))
-        sums = objective.style_sums(ops, module, features, setup.style_layers, tensor(frames))
+        frames = objective.style_frames(module, objective.style_sums(ops, module, features, own))
+        sums = objective.style_sums(ops, module, features, own, frames=tensor(frames))
         styles.append(tensor(objective.style_target(module, sums, frames, relative=setup.relative)))
     return {"content": content, "styles": styles}
 
@@ -82,8 +82,8 @@ def _through_numpy(setup, image):
     return _objective(setup)(numpy_ops, image[None], extract(image[None]), targets, _scalars(setup))
 
 
-def _through_tensorflow(engine, setup, image):
-    """Loss, terms and gradient by the engine's evaluator in float64."""
+def _through_tensorflow(engine, setup, image, layers=None):
+    """Loss, terms and gradient by the engine's evaluator in float64; `layers` are each style's own."""
     import tensorflow as tf
 
     def extract(x):
@@ -101,9 +101,10 @@ def _through_tensorflow(engine, setup, image):
     def tensor(value):
         return tf.nest.map_structure(lambda item: tf.convert_to_tensor(item, tf.float64), value)
 
-    targets = _targets(engine.ops, setup, extract, tensor)
+    targets = _targets(engine.ops, setup, extract, tensor, layers)
     evaluate = engine.evaluator(extract, _objective(setup))
-    return engine.array(evaluate(tensor(image[None]), targets, tensor(_scalars(setup))))
+    scalars = _scalars(setup) if layers is None else {**_scalars(setup), "style_layers": layers}
+    return engine.array(evaluate(tensor(image[None]), targets, tensor(scalars)))
 
 
 def _relative_error(value, wanted):
@@ -260,6 +261,32 @@ def test_a_relative_loss_does_not_change_with_the_features_size(rng, style_loss)
     targets = _targets(numpy_ops, setup, larger, _as_it_is)
     scaled, _ = _objective(setup)(numpy_ops, image[None], larger(image[None]), targets, _scalars(setup))
     assert scaled == pytest.approx(loss, rel=1e-9)
+
+
+@pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+def test_each_style_in_its_own_layers(rng, float64, engine, style_loss):
+    """Loss and gradient are the sums of those of each style alone, in its layers."""
+    setup = _setup(rng, style_loss)
+    image = rng.random((9, 7, 3))
+    layers = [{"three": 0.9}, {"two": 0.2, "three": 0.4}]
+    wanted = reference.objective(image, setup._replace(styles=[]))
+    parts = [
+        reference.objective(image, setup._replace(styles=[style], style_layers=own, content_weight=0.0, tv_weight=0.0))
+        for style, own in zip(setup.styles, layers, strict=True)
+    ]
+    loss, terms, gradient = _through_tensorflow(engine, setup, image, layers)
+    assert float(loss) == pytest.approx(wanted.loss + sum(part.loss for part in parts), rel=1e-10)
+    for name in ("style", "style/two", "style/three"):
+        assert float(terms[name]) == pytest.approx(sum(part.terms.get(name, 0.0) for part in parts), rel=1e-10)
+    assert "style/one" not in terms
+    assert _relative_error(gradient[0], wanted.gradient + sum(part.gradient for part in parts)) < 1e-9
+
+
+def test_own_layers_that_are_the_settings():
+    settings = sk.Settings(style_layers={"one": 2.0})
+    assert objective.weights(settings, [1.0, 2.0], [None, None]) == objective.weights(settings, [1.0, 2.0])
+    found = objective.weights(settings, [1.0, 2.0], [None, {"two": 3.0}])
+    assert found["style_layers"] == [{"one": 2.0}, {"two": 3.0}]
 
 
 def test_a_relative_loss_survives_a_target_without_features(rng):

@@ -48,7 +48,7 @@ def test_signatures():
     assert parameters(sk.stylize) == ["content", "styles", "settings", "callback"]
     assert parameters(sk.iterate) == ["content", "styles", "settings", "resume"]
     assert parameters(sk.loss_and_gradient) == ["image", "content", "styles", "settings"]
-    assert parameters(sk.Style) == ["image", "weight", "scale", "mask"]
+    assert parameters(sk.Style) == ["image", "weight", "scale", "mask", "region", "layers"]
     assert {"loss", "terms", "gradient"} <= set(parameters(sk.Evaluation))
     wanted = {"step", "steps", "size", "scale", "scales", "loss", "terms", "seconds"}
     assert wanted <= set(parameters(sk.Progress))

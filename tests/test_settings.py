@@ -292,7 +292,9 @@ def test_read_config_refuses(tmp_path, content, message):
 
 def test_style():
     style = Style("a.png", weight="0.5", scale=2)
-    assert (style.image, style.weight, style.scale, style.mask) == ("a.png", 0.5, 2.0, None)
+    assert (style.image, style.weight, style.scale) == ("a.png", 0.5, 2.0)
+    assert (style.mask, style.region, style.layers) == (None, None, None)
+    assert Style("a.png", layers="one=2, two").layers == Style("a.png", layers={"one": "2", "two": 1}).layers
     assert Style("a.png", 0).weight == 0.0
     with pytest.raises(dataclasses.FrozenInstanceError):
         style.weight = 2
@@ -305,7 +307,9 @@ def test_style():
         ({"weight": math.nan}, "style weight=nan: expected a finite number"),
         ({"scale": 0}, "style scale=0: expected a number from 1/16 to 16"),
         ({"scale": "wide"}, "style scale='wide': expected a number"),
-        ({"mask": "a.png"}, "regions are not supported in this version; leave mask out"),
+        ({"layers": {}}, "style layers={}: expected at least one tap"),
+        ({"layers": "one=-1"}, "style layers: one='-1': expected a number that is not negative"),
+        ({"layers": 3}, "style layers=3: expected tap names"),
     ],
 )
 def test_style_refuses(values, message):

@@ -110,7 +110,7 @@ def _tensorflow(engine, network):
 
 
 def _problem(rng, network, style_loss, shape, *, masks):
-    """Targets of a picture, and its weights; all NumPy in float64."""
+    """Targets of a picture, and its weights; all NumPy in float64. With masks, the second style has its own layers."""
     module = style_losses.load(style_loss)
 
     def extract(picture):
@@ -118,15 +118,17 @@ def _problem(rng, network, style_loss, shape, *, masks):
 
     content = objective.content_target(numpy_ops, extract(rng.random((*shape, 3))), {"two": 2.0}, relative=True)
     styles = []
-    for size in ((9, 12), (14, 7)):
+    layers = [LAYERS, {"two": 0.6, "three": 0.2} if masks else LAYERS]
+    for size, own in zip(((9, 12), (14, 7)), layers, strict=True):
         features = extract(rng.random((*size, 3)))
-        frames = objective.style_frames(module, objective.style_sums(numpy_ops, module, features, LAYERS))
-        sums = objective.style_sums(numpy_ops, module, features, LAYERS, frames)
+        frames = objective.style_frames(module, objective.style_sums(numpy_ops, module, features, own))
+        sums = objective.style_sums(numpy_ops, module, features, own, frames=frames)
         styles.append(objective.style_target(module, sums, frames, relative=True))
         if masks:
             for tap, target in styles[-1].items():
                 target["mask"] = rng.random((1, *(_TINY[tap].positions(length) for length in shape), 1))
-    return {"content": content, "styles": styles}, {**WEIGHTS, "styles": [0.6, 1.7]}
+    weights = {**WEIGHTS, "styles": [0.6, 1.7], "style_layers": layers if masks else LAYERS}
+    return {"content": content, "styles": styles}, weights
 
 
 def _in_tiles(engine, extract, tensor, module, image, targets, weights, parts, fields):

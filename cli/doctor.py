@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -54,6 +52,8 @@ def doctor(as_json: Json = False) -> int:
 
 def examine() -> dict[str, Any]:
     """Everything that `doctor` shows, as plain JSON types."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from stylekeras import engines
     from stylekeras.weights import catalogue
 
@@ -175,6 +175,8 @@ def _try_engine(name: str) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

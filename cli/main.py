@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ import typer
 
 import stylekeras as sk
 
-from . import demo, display, doctor, evaluate, export, plan, reconstruct, replay, resume, sheet, stylize, weights
+from . import display
 from .signals import terminable
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
@@ -21,15 +22,17 @@ FAILED, WRONG, INTERRUPTED = 1, 2, 130
 # Click's base error, through a name that Typer has with Click beside it (until 0.15) and inside it (later).
 _ClickError: Any = typer.BadParameter.__mro__[2]
 
-app = typer.Typer(
-    name="stylekeras",
-    help="Neural style transfer after Gatys, Ecker and Bethge, on Keras VGG.",
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
-)
-weights_app = typer.Typer(rich_markup_mode="rich", help="Weight sets: list, fetch, convert.")
-export_app = typer.Typer(rich_markup_mode="rich", help="ONNX files for other programs: taps, step.")
+# The commands in the order of the help, by group: each one's module and function. Importing one and describing its
+# options to Typer takes time, so only what is asked for is.
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "": {
+        name: (name, name)
+        for name in ("stylize", "resume", "replay", "reconstruct", "evaluate", "plan", "sheet", "demo", "doctor")
+    },
+    "weights": {"list": ("weights", "list_sets"), "fetch": ("weights", "fetch"), "convert": ("weights", "convert")},
+    "export": {"taps": ("export", "taps"), "step": ("export", "step")},
+}
+_GROUPS = {"weights": "Weight sets: list, fetch, convert.", "export": "ONNX files for other programs: taps, step."}
 
 
 def _version(value: bool) -> None:
@@ -43,13 +46,10 @@ Version = Annotated[
 ]
 
 
-@app.callback(invoke_without_command=True)
 def _root(context: typer.Context, version: Version = False) -> None:
     _help_if_alone(context)
 
 
-@export_app.callback(invoke_without_command=True)
-@weights_app.callback(invoke_without_command=True)
 def _group(context: typer.Context) -> None:
     _help_if_alone(context)
 
@@ -75,24 +75,32 @@ def _interruptible(command: Callable[..., int]) -> Callable[..., int]:
     return run
 
 
-for _command in (
-    stylize.stylize,
-    resume.resume,
-    replay.replay,
-    reconstruct.reconstruct,
-    evaluate.evaluate,
-    plan.plan,
-    sheet.sheet,
-    demo.demo,
-    doctor.doctor,
-):
-    app.command()(_interruptible(_command))
-for _name, _command in (("list", weights.list_sets), ("fetch", weights.fetch), ("convert", weights.convert)):
-    weights_app.command(_name)(_interruptible(_command))
-for _command in (export.taps, export.step):
-    export_app.command()(_interruptible(_command))
-app.add_typer(weights_app, name="weights")
-app.add_typer(export_app, name="export")
+def app(asked: str = "") -> typer.Typer:
+    """The command line, if what is `asked` for is a command or a group with that alone."""
+    made = typer.Typer(
+        name="stylekeras",
+        help="Neural style transfer after Gatys, Ecker and Bethge, on Keras VGG.",
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )
+    made.callback(invoke_without_command=True)(_root)
+    known = asked in COMMANDS[""] or asked in _GROUPS
+    for name in [asked] if known else [*COMMANDS[""], *_GROUPS]:
+        if name not in _GROUPS:
+            _add(made, name, *COMMANDS[""][name])
+            continue
+        group = typer.Typer(rich_markup_mode="rich", help=_GROUPS[name])
+        group.callback(invoke_without_command=True)(_group)
+        for command, place in COMMANDS[name].items():
+            _add(group, command, *place)
+        made.add_typer(group, name=name)
+    return made
+
+
+def _add(group: typer.Typer, name: str, module: str, function: str) -> None:
+    found = importlib.import_module(f".{module}", __package__)
+    group.command(name)(_interruptible(getattr(found, function)))
 
 
 def _usage(error: Any) -> int:
@@ -112,9 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns: the exit code: 0 done, 1 it failed while running, 2 the request was wrong, 130 interrupted.
     """
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with terminable():
-            code = app(args=arguments, prog_name="stylekeras", standalone_mode=False)
+            code = app(given[0] if given else "")(args=given, prog_name="stylekeras", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except sk.RequestError as error:
         display.error(str(error).replace("ask to overwrite it", "pass --overwrite"))

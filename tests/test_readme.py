@@ -41,7 +41,7 @@ def test_every_option_it_names_exists():
 
     commands = ["stylize", "resume", "replay", "reconstruct", "evaluate", "sheet", "export taps", "export step"]
     commands += ["doctor", "demo"]
-    helps = [CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200"}).output for name in commands]
+    helps = [CliRunner().invoke(app(), [*name.split(), "--help"], env={"COLUMNS": "200"}).output for name in commands]
     known = set(re.findall(r"--[a-z][a-z-]+", " ".join(helps)))
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README + OBJECTIVE)):
         assert option in known, option
@@ -50,7 +50,7 @@ def test_every_option_it_names_exists():
 def test_every_command_it_names_exists():
     from stylekeras.cli.main import app
 
-    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output
+    shown = CliRunner().invoke(app(), ["--help"], env={"COLUMNS": "200"}).output
     for command in set(re.findall(r"`stylekeras ([a-z]+)", README)):
         assert re.search(rf"\b{command}\b", shown), command
 

@@ -204,7 +204,7 @@ def test_resumed_is_uninterrupted(run, folder, monkeypatch, stopping, optimizer,
 
 def test_a_history_that_stays_in_the_file(run, folder, monkeypatch, stopping):
     """While checkpoints take the file's name, one after the other."""
-    options = ["--tile", "32"]
+    options = ["--tile", "32", "--memory", "8GB"]
     monkeypatch.setattr(layout, "peak", lambda need, chosen: 0.0 if chosen.on_disk else 1e15)
     assert run(*paint("--engine", "onnxruntime", *options, output="whole.png"))[0] == 0
     interrupted(run, monkeypatch, stopping, *options, after=3)

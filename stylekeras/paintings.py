@@ -19,6 +19,8 @@ from stylekeras import color, images, masks, pyramid
 from stylekeras.errors import SettingsError
 from stylekeras.settings import Style
 
+# Enlarged more, a painting has no strokes left that a network would know, only blur.
+LARGEST = 2.0
 # Masks that add up to 1 but for this are 1: a tenth of what 16 bits can tell.
 _ROUNDING = 2e-6
 
@@ -48,17 +50,39 @@ class Painting:
         """Of its arrays."""
         return sum(array.nbytes for array in (self.image, self.mask, self.region) if array is not None)
 
+    def side(self, longest: int) -> int:
+        """The longest side that its scale asks for in a picture whose longest side is that."""
+        return max(round(longest * self.scale), pyramid.smallest_longest(self.image.shape[:2]))
+
     def fit(self, longest: int) -> Painting:
-        """At the size for a picture whose longest side is that."""
-        shape = self.image.shape[:2]
-        side = max(round(longest * self.scale), pyramid.smallest_longest(shape))
-        region = None if self.region is None else masks.resize(self.region, *pyramid.shape_at(shape, side))
-        return replace(self, image=images.fit(self.image, side), region=region)
+        """As it enters a picture whose longest side is that: never squashed; enlarged up to `LARGEST` times.
+
+        Where that is too small it is mirrored at its right and lower border until it is as large as the picture, or as
+        its scale asks for: its statistics stay what they are, without more border in them.
+        """
+        shape, asked = self.image.shape[:2], self.side(longest)
+        inner = pyramid.shape_at(shape, min(asked, round(LARGEST * max(shape))))
+        outer = pyramid.shape_at(shape, max(*inner, min(asked, longest)))
+        more = ((0, outer[0] - inner[0]), (0, outer[1] - inner[1]))
+        region = None if self.region is None else np.pad(masks.resize(self.region, *inner), more, mode="reflect")
+        image = np.pad(images.resize(self.image, *inner), (*more, (0, 0)), mode="reflect")
+        return replace(self, image=image, region=region)
 
     def reduce(self, longest: int) -> Painting:
         """As `fit`, if that is smaller."""
-        fitting = max(round(longest * self.scale), pyramid.smallest_longest(self.image.shape[:2]))
-        return self.fit(longest) if max(self.image.shape) > fitting else self
+        return self.fit(longest) if max(self.image.shape) > self.side(longest) else self
+
+    def small(self, longest: int) -> str | None:
+        """What is to be said of it if it is too small for a picture whose longest side is that."""
+        height, width = self.image.shape[:2]
+        times = self.side(longest) / max(height, width)
+        if times <= LARGEST:
+            return None
+        mirrored = " and mirrored" if LARGEST * max(height, width) < longest else ""
+        return (
+            f"{width}x{height} is small for a picture of {longest} px: enlarged {LARGEST:g} times{mirrored}, not "
+            f"{times:.1f}; its strokes are finer than asked for"
+        )
 
 
 def load(styles: Sequence[Style], photo: tuple[int, int] | None, longest: int) -> tuple[list[Painting], list[str]]:
@@ -81,6 +105,8 @@ def load(styles: Sequence[Style], photo: tuple[int, int] | None, longest: int) -
             region, note = _mask(region, f"{name}: region", image.shape[:2], image.shape[:2], "style image")
             notes += note
         found.append(Painting(image, style.weight, style.scale, mask, region, style.layers))
+        if (small := found[-1].small(longest)) is not None:
+            notes.append(f"{name}: {small}")
     return found, notes
 
 

@@ -118,7 +118,8 @@ class Style:
     Args:
         image: a path, a PIL image or an array, as `load_image` takes them.
         weight: its share of the style loss (v_s of the contract), >= 0.
-        scale: size of its longest side relative to the picture's, 1/16 to 16; larger means larger strokes.
+        scale: size of its longest side relative to the picture's, 1/16 to 16; larger means larger strokes. It is
+            enlarged to twice its own size at most, and mirrored to fill the picture if it is still smaller.
         mask: where in the photo: an image as `load_image` takes them, of any size, laid over the whole photo. White
             is in this style, black is not, grey is in proportion; None: everywhere.
         region: what part of the style image counts, likewise over that; None: all of it.

@@ -136,7 +136,7 @@ def plan(content: Any, styles: Any, settings: Settings = DEFAULTS, *, calibrate:
         memory=max(peaks) if len(peaks) == len(scales) else None,
         budget=problem.memory,
         seconds=sum(times) + len(scales) * speed.scale if speed is not None else None,
-        provenance=machine.provenance,
+        provenance=problem.provenance,
     )
 
 

@@ -46,7 +46,7 @@ def main() -> None:
     whole, small = look(chosen.whole, machines.Layout())
     canvas = (chosen.size + 2 * margin,) * 2
     layout = machines.layout(
-        problem.machine, settings, canvas, margin, problem.memory, content=True, inputs=problem.inputs
+        problem.machine, settings, canvas, margin, problem.memory, **{**problem.looked_at, "content": True}
     )
     tiled, large = look(chosen.size, layout._replace(held=0))
     count = len(tiled.tiles)

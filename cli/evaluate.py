@@ -34,6 +34,7 @@ UNUSED = (
     "size",
     "min_size",
     "steps",
+    "tolerance",
     "margin",
     "optimizer",
     "learning_rate",

@@ -17,7 +17,7 @@ Count = Annotated[int, typer.Option("--styles", metavar="N", min=1, max=64, help
 Masks = Annotated[bool, typer.Option("--masks", help="Each style has a region: one mask more for each layer.")]
 
 # What a graph does not depend on; the seed is that of random weights.
-_WITHOUT = (*UNUSED, "tv_weight", "colors", "color_amount", "engine", "precision")
+_WITHOUT = (*UNUSED, "tv_weight", "colors", "color_amount", "engine", "precision", "tile", "memory", "devices")
 _TAPS_WITHOUT = (*_WITHOUT, "strength", "content_weight", "style_weight", "loss_scale", "style_loss")
 
 

@@ -161,7 +161,7 @@ def settings(given: Mapping[str, Any], config: str | None, defaults: Mapping[str
     named = presets().get(preset, {}) if isinstance(preset, str) else {}
     first = {name: value for name, value in (defaults or {}).items() if name not in named}
     chosen = sk.Settings(preset=preset, **{**first, **values})
-    if "color_amount" in values and chosen.colors == "style":
+    if "color_amount" in given and "colors" not in values and chosen.colors == "style":
         raise sk.SettingsError("color_amount dials colors=luminance or colors=match; say which")
     return chosen
 

@@ -69,12 +69,12 @@ class Form:
 
 
 def recorded(value: Any) -> Form:
-    """What `written_as` has put into a recipe or a checkpoint, which may be a stranger's; the defaults if it is None.
+    """What `written_as` has put into a recipe or a checkpoint, which may be a stranger's; None for what has no form.
 
     Raises: RequestError.
     """
-    if value is None:
-        return Form()
+    if value is None:  # made by a command that has no such options
+        return Form(alpha="drop")
     if not isinstance(value, dict) or not set(value) <= {field.name for field in dataclasses.fields(Form)}:
         raise sk.RequestError("how the picture was written is not known to this version")
     try:

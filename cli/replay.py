@@ -34,8 +34,7 @@ Engine = Annotated[
 ]
 
 _PROVENANCE = ("engine", "engine_version", "device", "precision", "backbone", "weights")
-# Of 16-bit TIFF only 8 bits are read back.
-_LOSSLESS = (".png",)
+_LOSSLESS = (".png", ".tif", ".tiff")
 
 
 def replay(
@@ -81,7 +80,8 @@ def replay(
             [*searched, Path(picture).resolve().parent, *_demo()], "give it, or its folder, behind PICTURE"
         )
         if engine is not None:
-            settings = sk.Settings(**{**settings.to_dict(), "engine": engine, "preset": settings.preset})
+            changes = {"engine": engine, "devices": "auto", "preset": settings.preset}
+            settings = sk.Settings(**{**settings.to_dict(), **changes})
         what = inputs.again(settings, entries, made_by if engine is None else _without_engine(made_by), finder.find)
         check_output(output, overwrite=overwrite, inputs=[picture, *what.pictures])
         job = prepare(settings, entries, what)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,7 +86,8 @@ def step(
         "styles": style_targets,
     }
     weights = objective.weights(settings, [1.0] * styles, layers)
-    metadata = _metadata(settings, loaded)
+    one = all(dict(taken) == dict(own[0]) for taken in own)
+    metadata = _metadata(replace(settings, style_layers=own[0]) if one else settings, loaded)
     metadata["weights"] = json.dumps(trees.leaves(weights, "weights"))
     return graphs.build(model, objective.Objective(module), targets, weights, metadata=metadata)
 

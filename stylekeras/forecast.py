@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,7 +124,9 @@ def plan(content: Any, styles: Any, settings: Settings = DEFAULTS, *, calibrate:
     """
     problem, sizes = transfer.problem(content, styles, settings)
     machine = problem.machine
-    speed = _speed(machine, settings, calibrate=calibrate)
+    # What styles have of their own is timed as if it were the settings'.
+    layers = {tap: 1.0 for own in problem.looked_at["styles"] for tap in own} or settings.style_layers
+    speed = _speed(machine, replace(settings, style_layers=layers), calibrate=calibrate)
     scales = [
         _scale(problem, pyramid.shape_at(problem.shape, size), layout, pyramid.steps_at(settings.steps, i), speed)
         for i, (size, layout) in enumerate(zip(sizes, problem.layouts, strict=True))
@@ -143,10 +145,9 @@ def plan(content: Any, styles: Any, settings: Settings = DEFAULTS, *, calibrate:
 def _scale(problem: transfer.Problem, shape: tuple[int, int], layout: Layout, steps: int, speed: Speed | None) -> Scale:
     machine, settings = problem.machine, problem.settings
     canvas = (shape[0] + 2 * settings.margin, shape[1] + 2 * settings.margin)
-    content = problem.content is not None
     needed, work, tiles = None, 1.0, 1
     with contextlib.suppress(GraphError):
-        needed = machines.need(machine, settings, canvas, settings.margin, content=content, inputs=problem.inputs)
+        needed = machines.need(machine, settings, canvas, settings.margin, **problem.looked_at)
         work = layouts.work(needed, layout)
         tiles = layouts.count(needed, layout)
     return Scale(

@@ -63,9 +63,9 @@ def load_image(source: ImageSource, *, name: str = "image", min_side: int = MIN_
 
     The EXIF orientation is applied; an embedded colour profile is converted to sRGB; grey becomes RGB; transparency is
     composited over white, in sRGB values as browsers do; of an animation the first frame is used, with a logged
-    warning. 16 bits are kept of grey, of RGB in an uncompressed sRGB TIFF, as `save_image` writes it, and with the
-    extra `deep` (tifffile, imagecodecs) of RGB in other PNGs and TIFFs; without it Pillow keeps the upper 8 of these,
-    with a logged warning. More than 89 million pixels are read where the file itself is large (see `bombs`).
+    warning. 16 bits are kept of grey, of RGB without alpha in an uncompressed sRGB TIFF, as `save_image` writes it, and
+    with the extra `deep` (tifffile, imagecodecs) of RGB in other PNGs and TIFFs; without it Pillow keeps the upper 8 of
+    these, with a logged warning. More than 89 million pixels are read where the file itself is large (see `bombs`).
 
     Memory: the result and the decoded file, in 8 or 16 bit; an array or a .npy is not copied besides.
 

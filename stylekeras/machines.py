@@ -199,18 +199,26 @@ class TiledView(View):
 
 
 def need(
-    machine: Machine, settings: Settings, canvas: tuple[int, int], margin: int, *, content: bool, inputs: int
+    machine: Machine,
+    settings: Settings,
+    canvas: tuple[int, int],
+    margin: int,
+    *,
+    content: bool,
+    styles: Sequence[Iterable[str]],
+    inputs: int,
 ) -> Need:
     """What a picture of that shape, the margin included, takes of memory.
 
-    Args: content: whether there is a photo; inputs: the bytes of the images that the run was given.
+    Args: content: whether there is a photo; styles: the layers of each style; inputs: the bytes of the images that the
+        run was given.
     Raises: GraphError as `Machine.anatomy`.
     """
     kept = sum(machine.anatomy.densities[tap] for tap in settings.content_layers) if content else 0.0
     optimizer, anatomy = machine.optimizer, machine.anatomy
-    # Where there is no style there are no taps of it.
-    measured = sum(anatomy.densities.get(tap, 0.0) for tap in settings.style_layers)
-    measured *= getattr(machine.objective.style_loss, "ACTIVATIONS", 0)
+    # A loss that keeps much measures for each style anew.
+    each = getattr(machine.objective.style_loss, "ACTIVATIONS", 0)
+    measured = each * sum(anatomy.densities[tap] for layers in styles for tap in layers)
     return Need(
         machine.engine.footprint,
         anatomy._replace(activations=anatomy.activations + measured),
@@ -233,6 +241,7 @@ def layout(
     most: int | None,
     *,
     content: bool,
+    styles: Sequence[Iterable[str]],
     inputs: int,
 ) -> Layout:
     """How a picture of that shape is looked at, in `most` bytes (None: not known); the rest as for `need`.
@@ -241,7 +250,7 @@ def layout(
         GraphError for a network that has no tiles.
     """
     try:
-        needed = need(machine, settings, canvas, margin, content=content, inputs=inputs)
+        needed = need(machine, settings, canvas, margin, content=content, styles=styles, inputs=inputs)
     except GraphError:
         if isinstance(settings.tile, int):
             raise

@@ -85,8 +85,8 @@ def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def pixels(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """The pixels of (h, w, 3) where a mask of that shape is at least half its largest value: (1, n, 3)."""
-    return image if mask is None else image[mask >= 0.5 * mask.max()][None]
+    """The pixels of (h, w, 3) where a mask of that shape is at least half its largest value: (n, 1, 3)."""
+    return image if mask is None else image[mask >= 0.5 * mask.max()][:, None]
 
 
 def _separately(mask: np.ndarray, down: _Along, across: _Along) -> np.ndarray:

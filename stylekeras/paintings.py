@@ -170,7 +170,7 @@ def _matched(image: np.ndarray, where: np.ndarray | None, reference: np.ndarray,
     if where is None:
         return color.match(image, reference, amount)
     found, inside = image.copy(), where > 0
-    found[inside] = color.match(image[inside][None], reference, amount)[0]
+    found[inside] = color.match(image[inside][:, None], reference, amount)[:, 0]
     return found
 
 

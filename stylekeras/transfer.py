@@ -129,6 +129,12 @@ class Problem:
     layouts: Sequence[Layout] = ()
 
     @property
+    def looked_at(self) -> dict[str, Any]:
+        """What `machines.need` asks of a run."""
+        layers = [_layers(style, self.settings) for style in self.styles]
+        return {"content": self.content is not None, "styles": layers, "inputs": self.inputs}
+
+    @property
     def inputs(self) -> int:
         """The bytes of all its images, and of what masks are at the last scale's taps."""
         arrays = [self.content, self.start, self.coverage]
@@ -262,9 +268,8 @@ def _check_resume(resume: Mapping[str, Any], problem: Problem, sizes: list[int])
 
 def _layout(problem: Problem, shape: tuple[int, int], margin: int) -> Layout:
     """Whether the picture of that shape, with a margin around it, is looked at in tiles."""
-    canvas, content = _canvas(shape, margin), problem.content is not None
-    machine, settings, inputs = problem.machine, problem.settings, problem.inputs
-    return machines.layout(machine, settings, canvas, margin, problem.memory, content=content, inputs=inputs)
+    canvas, machine, settings = _canvas(shape, margin), problem.machine, problem.settings
+    return machines.layout(machine, settings, canvas, margin, problem.memory, **problem.looked_at)
 
 
 def _canvas(shape: tuple[int, int], margin: int) -> tuple[int, int]:
@@ -403,8 +408,9 @@ class _Painter:
             except Exception as error:
                 fields = _fields(self.view.host, self.state)._asdict()
                 self._shrink(error)
-                self._look()
-                self.loop.restore(fields, self._terms)
+            # Not before the error is gone, and with it what its traceback holds in memory.
+            self._look()
+            self.loop.restore(fields, self._terms)
         self.state, self._terms = self.loop.state, found[2]
         return found
 
@@ -437,15 +443,18 @@ class _Painter:
                 self.loop = self._held.enter_context(self.view.loop())
                 return
             except Exception as error:
+                # Nothing is held yet.
+                self._layout = self._layout._replace(held=0)
                 self._shrink(error)
 
     def _shrink(self, error: Exception) -> None:
         """Take a smaller layout if that may help against an error, which is raised if not."""
-        height, width = self._shape
-        self._layout = machines.less(self._problem.machine, self._problem.settings, self._layout, self._shape, error)
+        (height, width), before = self._shape, self._layout
+        self._layout = machines.less(self._problem.machine, self._problem.settings, before, self._shape, error)
         self._held.close()
         self.tile = self._layout.tile
-        self._notes.append(f"memory ran out at {width}x{height}: from there on in tiles of {self.tile} px")
+        then = f"in tiles of {self.tile} px" if self.tile != before.tile else "tiles are looked at twice"
+        self._notes.append(f"memory ran out at {width}x{height}: from there on {then}")
 
 
 def _image(

@@ -132,11 +132,36 @@ def test_a_recipe_that_was_changed_is_refused(run, changed):
     assert "how the picture was written is not known to this version" in err
 
 
-def test_without_a_form_it_is_the_default():
-    assert outputs.recorded(None) == outputs.Form()
+def test_without_a_form_it_is_over_white():
+    assert outputs.recorded(None) == outputs.Form(alpha="drop")
 
 
 def test_a_run_without_a_photo_has_nothing_to_keep(run):
     arguments = ["reconstruct", "camera.jpg", "--of", "style", "--layers", "block1_conv1", "-o", "out.png", *SMALL]
     assert run(*arguments)[0] == 0
     assert "output" not in recipe.read("out.png")
+
+
+def test_replay_of_a_picture_without_such_options_has_none(run):
+    """A reconstruction is over white, and so is what a version without them has made."""
+    made = ["reconstruct", "glass.png", "--of", "content", "--layers", "block1_conv1", "-o", "out.png", *SMALL]
+    assert run(*made)[0] == 0
+    assert read("out.png").mode == "RGB"
+    assert "the same picture as out.png" in run("replay", "out.png", "-o", "again.png")[2]
+
+
+def test_replay_compares_tiffs(run):
+    assert run("stylize", "plain.png", "paint.png", "-o", "out.tif", *SMALL)[0] == 0
+    assert "the same picture as out.tif" in run("replay", "out.tif", "-o", "again.tif")[2]
+
+
+def test_an_amount_of_what(run):
+    """Said where it does nothing, unless that was chosen."""
+    made = ["stylize", "plain.png", "paint.png", "-o", "out.png", *SMALL]
+    code, _, err = run(*made, "--color-amount", "0.5")
+    assert (code, "color_amount dials colors=luminance or colors=match" in err) == (2, True)
+    with open("mine.toml", "w") as file:  # noqa: PTH123
+        file.write('colors = "luminance"\ncolor_amount = 0.5\n')
+    assert run(*made, "--config", "mine.toml", "--colors", "style")[0] == 0
+    sheet = ["sheet", "-c", "plain.png", "-s", "paint.png", "-o", "sheet.png", *SMALL]
+    assert run(*sheet, "--vary", "colors=style,luminance", "--color-amount", "0.5")[0] == 0

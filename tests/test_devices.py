@@ -14,7 +14,8 @@ import stylekeras as sk
 from stylekeras import engines
 
 _LAYERS = {"content_layers": "block2_conv2=1", "style_layers": "block1_conv1=1,block3_conv1=0.5"}
-_OPTIONS = {"backbone": "vgg16", "weights": "random", "precision": "float32", "tile": 16, **_LAYERS}
+_OPTIONS = {"backbone": "vgg16", "weights": "random", "precision": "float32", "tile": 16, "style_loss": "sliced"}
+_OPTIONS |= _LAYERS
 # Four of them, so that the tiles do not come out even. A process of its own: devices are made before anything else.
 _PROGRAM = """
 import sys, json
@@ -41,9 +42,11 @@ print(json.dumps(found))
 
 
 def problem():
-    """A picture to judge, a photo, a painting and settings."""
+    """A picture to judge, a photo, paintings of all kinds and settings."""
     rng = np.random.default_rng(7)
-    return scene(rng, 75, 90), scene(rng, 75, 90), scene(rng, 64, 64), _OPTIONS
+    mask = np.tile(np.linspace(0, 1, 90, dtype=np.float32), (75, 1))
+    styles = [sk.Style(scene(rng, 64, 64), mask=mask), sk.Style(scene(rng, 64, 64), layers="block2_conv1=1")]
+    return scene(rng, 75, 90), scene(rng, 75, 90), styles, _OPTIONS
 
 
 @pytest.mark.skipif(ENGINES[0] not in engines.SPREADING, reason="the engine has one device")

@@ -1,6 +1,7 @@
 """Memory: what there is, and what a picture is made to fit into."""
 
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -264,5 +265,44 @@ def test_what_a_style_loss_keeps_while_it_measures_counts():
         layers = {"content_layers": "block1_conv2", "style_layers": "block1_conv1,block2_conv1"}
         chosen = sk.Settings(backbone="vgg16", weights="random", engine="onnxruntime", style_loss=name, **layers)
         machine = machines.machine(chosen, ("block1_conv2", "block1_conv1", "block2_conv1"))
-        found[name] = machines.need(machine, chosen, (64, 64), 0, content=True, inputs=0).anatomy.activations
-    assert found["sliced"] - found["gram"] == 6 * (64 + 128 / 4)
+        for styles in ([chosen.style_layers], [{"block1_conv1": 1.0}, chosen.style_layers]):
+            need = machines.need(machine, chosen, (64, 64), 0, content=True, styles=styles, inputs=0)
+            found[name, len(styles)] = need.anatomy.activations
+    assert found["sliced", 1] - found["gram", 1] == 6 * (64 + 128 / 4)
+    # Each style by its own layers.
+    assert found["sliced", 2] - found["gram", 2] == 6 * (64 + 64 + 128 / 4)
+
+
+def test_what_tiles_held_is_gone_before_a_smaller_layout_is_made(monkeypatch):
+    """With the error that memory ran out goes what its traceback holds."""
+    alive, made, views = weakref.WeakSet(), [], []
+    layout, vjp, view = machines.layout, machines.Machine.vjp.func, machines.view
+
+    class Kept:
+        pass
+
+    def holding(machine):
+        run = vjp(machine)
+
+        def forward(image, targets):
+            made.append(1)
+            if len(made) == 4:
+                raise MemoryError
+            sums, pull = run(image, targets)
+            kept = Kept()
+            alive.add(kept)
+            return sums, lambda cotangents, kept=kept: pull(cotangents)
+
+        return forward
+
+    def looking(*given):
+        views.append(len(alive))
+        return view(*given)
+
+    monkeypatch.setattr(machines, "layout", lambda *a, **b: layout(*a, **b)._replace(held=4))
+    monkeypatch.setattr(machines.Machine, "vjp", property(holding))
+    monkeypatch.setattr(machines, "view", looking)
+    steps = _run(tile=32, min_size=None, steps=2)
+    assert views == [0, 0]
+    assert steps[0].provenance["held"] == 0
+    assert steps[0].provenance["notes"][-1] == "memory ran out at 80x64: from there on tiles are looked at twice"

@@ -2,7 +2,7 @@
 
 import os
 
-from stylekeras import engines
+from stylekeras import engines, objective
 
 ENGINES = [os.environ["KERAS_BACKEND"], "onnxruntime", "openvino"]
 
@@ -15,3 +15,15 @@ def load(name, precision="float32"):
     if key not in _loaded:
         _loaded[key] = engines.load(name, precision)
     return _loaded[key]
+
+
+def style_target(engine, module, features, layers):
+    """The relative target of a style image's features, as `machines` makes it."""
+
+    def measured(frames):
+        return engine.array(objective.style_sums(engine.ops, module, features, layers, frames=engine.tensor(frames)))
+
+    found = measured({})
+    frames = objective.style_frames(module, found)
+    found = measured(frames) if frames else found
+    return engine.tensor(objective.style_target(module, found, frames, relative=True))

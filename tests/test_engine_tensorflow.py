@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from engines_here import style_target
 
 import stylekeras as sk
 from stylekeras import engines, objective, optimizers, settings, style_losses
@@ -65,10 +66,10 @@ def test_targets_of_the_objective_are_arguments(engine, rng, style_loss):
     losses = set()
     for shape, style_shape, strength in (((8, 6), (9, 9), 0.5), ((8, 6), (7, 12), 0.5), ((10, 12), (9, 9), 0.7)):
         content = taps(_image(engine, rng, shape))
-        sums = objective.style_sums(engine.ops, module, taps(_image(engine, rng, style_shape)), {"two": 1.0})
+        style = taps(_image(engine, rng, style_shape))
         targets = {
             "content": objective.content_target(engine.ops, content, {"one": 1.0}, relative=True),
-            "styles": [engine.tensor(objective.style_target(module, engine.array(sums), relative=True))],
+            "styles": [style_target(engine, module, style, {"two": 1.0})],
         }
         chosen = sk.Settings(
             strength=strength, loss_scale="relative", content_layers={"one": 1.0}, style_layers={"two": 1.0}

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import reference
-from engines_here import ENGINES, load
+from engines_here import ENGINES, load, style_target
 from fakes import scene
 from onnx import TensorProto, helper
 
@@ -137,13 +137,11 @@ def _found_and_wanted(engine, random_vgg, rng, style_loss, pooling, padding):
             network, content, styles, LAYERS, LAYERS, style_loss, True, 1.3, 2.1, 0.4, preprocessing
         )
         seen = taps(engine.tensor(content[None]))
-        sums = [
-            engine.array(objective.style_sums(engine.ops, module, taps(engine.tensor(picture[None])), LAYERS))
-            for picture, _ in styles
-        ]
         targets = {
             "content": objective.content_target(engine.ops, seen, LAYERS, relative=True),
-            "styles": [engine.tensor(objective.style_target(module, one, relative=True)) for one in sums],
+            "styles": [
+                style_target(engine, module, taps(engine.tensor(picture[None])), LAYERS) for picture, _ in styles
+            ],
         }
         weights = {
             "content": 1.3,
@@ -237,7 +235,7 @@ def test_auto_has_the_precision_that_is_asked_for(monkeypatch, flags, chosen):
     monkeypatch.setattr(engines, "_keras_is_free", lambda name: True)
     monkeypatch.setattr(engines, "processor_flags", lambda: frozenset(flags))
     made = []
-    fake = SimpleNamespace(Engine=lambda precision: made.append(precision))
+    fake = SimpleNamespace(Engine=lambda precision, devices: made.append(precision))
     monkeypatch.setattr(engines.importlib, "import_module", lambda name: made.append(name) or fake)
     engines.load("auto", "bfloat16")
     assert made == [f"stylekeras.engines.{chosen}", "bfloat16"]

@@ -54,7 +54,7 @@ def _targets(features, style_loss, name):
     else:
         module, taps = style_losses.load(style_loss), LAYERS["style_layers"]
         frames = objective.style_frames(module, objective.style_sums(numpy_ops, module, features, taps))
-        sums = objective.style_sums(numpy_ops, module, features, taps, frames)
+        sums = objective.style_sums(numpy_ops, module, features, taps, frames=frames)
         targets = objective.style_target(module, sums, frames, relative=True)
     return trees.leaves(targets, name)
 

@@ -232,7 +232,7 @@ def test_a_mask_is_the_part_of_the_picture_that_it_shows(rng, style_loss):
         for tap, weight in STYLE_LAYERS.items():
             shown = features[tap][:, : features[tap].shape[1] // 2 if i else None]
             frames = {tap: style[tap]["frame"]} if "frame" in style[tap] else {}
-            sums = objective.style_sums(numpy_ops, module, {tap: shown}, [tap], frames)[tap]
+            sums = objective.style_sums(numpy_ops, module, {tap: shown}, [tap], frames=frames)[tap]
             distance = module.compare(numpy_ops, sums["sums"], sums["count"], style[tap]["target"])
             wanted += scalars["styles"][i] * weight * distance / style[tap]["scale"]
     assert loss == pytest.approx(scalars["style"] * wanted, rel=1e-12)

@@ -7,7 +7,7 @@ from fakes import scene
 from onnx import TensorProto, helper
 
 import stylekeras as sk
-from stylekeras import images, masks, paintings
+from stylekeras import images, machines, masks, paintings
 from stylekeras.paintings import Painting
 from stylekeras.settings import CHOICES
 
@@ -236,9 +236,12 @@ def test_tiled_is_whole_and_every_engine_agrees(engine, style_loss):
 
 
 def test_a_run_in_tiles_paints_the_same_picture(monkeypatch):
-    pictures = []
-    for changes in ({"tile": "none"}, {"tile": 16}, {"tile": 16, "memory": "1MB"}):  # the last: on disk
-        pictures.append(sk.stylize(PHOTO, _shared(SHAPE), _settings(**changes)))
+    pictures, layout = [], machines.layout
+    for tile, on_disk in (("none", False), (16, False), (16, True)):
+        monkeypatch.setattr(
+            machines, "layout", lambda *a, on_disk=on_disk, **b: layout(*a, **b)._replace(on_disk=on_disk)
+        )
+        pictures.append(sk.stylize(PHOTO, _shared(SHAPE), _settings(tile=tile)))
     assert np.abs(pictures[1] - pictures[0]).mean() < 1 / 255
     np.testing.assert_array_equal(pictures[2], pictures[1])
 

@@ -220,8 +220,8 @@ def test_a_finer_scale_goes_on_from_the_coarser():
 def test_a_run_over_several_scales_traces_its_step_once(monkeypatch):
     used, load = [], engines.load
 
-    def keep(name, precision):
-        used.append(load(name, precision))
+    def keep(*chosen):
+        used.append(load(*chosen))
         return used[-1]
 
     monkeypatch.setattr(engines, "load", keep)
@@ -538,8 +538,8 @@ def test_the_loss_falls_to_a_hundredth_in_100_steps(content, style):
 def test_other_pictures_of_one_size_trace_nothing_again(monkeypatch):
     used, load = [], engines.load
 
-    def keep(name, precision):
-        used.append(load(name, precision))
+    def keep(*chosen):
+        used.append(load(*chosen))
         return used[-1]
 
     monkeypatch.setattr(engines, "load", keep)

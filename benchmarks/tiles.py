@@ -35,7 +35,7 @@ def main() -> None:
     settings = sk.Settings(size=chosen.size, tile=tile, memory=chosen.memory, **options)
     style = sk.Style(chosen.painting, scale=max(1 / 16, 512 / chosen.size))
     problem, _ = transfer.problem(None, style, settings)
-    paintings = [sk.load_image(chosen.painting)]
+    paintings = [machines.Reference(sk.load_image(chosen.painting), settings.style_layers)]
     margin, random = settings.margin, np.random.default_rng(0)
 
     def look(side: int, layout: machines.Layout) -> tuple[machines.View, np.ndarray]:
@@ -45,9 +45,7 @@ def main() -> None:
 
     whole, small = look(chosen.whole, machines.Layout())
     canvas = (chosen.size + 2 * margin,) * 2
-    layout = machines.layout(
-        problem.machine, settings, canvas, margin, problem.memory, **{**problem.looked_at, "content": True}
-    )
+    layout = machines.layout(problem.machine, settings, canvas, margin, problem.memory, **problem.looked_at)
     tiled, large = look(chosen.size, layout._replace(held=0))
     count = len(tiled.tiles)
     some = [tiled.tiles[i] for i in np.linspace(0, count - 1, min(chosen.sample, count)).round().astype(int)]

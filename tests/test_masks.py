@@ -197,5 +197,5 @@ def test_blend_is_exact_at_both_ends(rng):
 def test_pixels_of_a_mask(rng):
     image = rng.random((2, 2, 3))
     found = masks.pixels(image, np.array([[0.1, 0.5], [0.2, 0.26]]))
-    np.testing.assert_array_equal(found, [[image[0, 1], image[1, 1]]])
+    np.testing.assert_array_equal(found, [[image[0, 1]], [image[1, 1]]])
     assert masks.pixels(image, None) is image

@@ -1,5 +1,7 @@
 """How pictures are written: --profile, --metadata, --alpha, --depth, and that resume and replay write them so too."""
 
+from pathlib import Path
+
 import fakes
 import imagecodecs
 import numpy as np
@@ -160,8 +162,7 @@ def test_an_amount_of_what(run):
     made = ["stylize", "plain.png", "paint.png", "-o", "out.png", *SMALL]
     code, _, err = run(*made, "--color-amount", "0.5")
     assert (code, "color_amount dials colors=luminance or colors=match" in err) == (2, True)
-    with open("mine.toml", "w") as file:  # noqa: PTH123
-        file.write('colors = "luminance"\ncolor_amount = 0.5\n')
+    Path("mine.toml").write_text('colors = "luminance"\ncolor_amount = 0.5\n')
     assert run(*made, "--config", "mine.toml", "--colors", "style")[0] == 0
     sheet = ["sheet", "-c", "plain.png", "-s", "paint.png", "-o", "sheet.png", *SMALL]
     assert run(*sheet, "--vary", "colors=style,luminance", "--color-amount", "0.5")[0] == 0

@@ -151,11 +151,6 @@ def settings(given: Mapping[str, Any], config: str | None, defaults: Mapping[str
     Raises: SettingsError for an unknown name or an impossible value.
     """
     filed = {} if config is None else read_config(config)
-    for name, value in filed.items():
-        try:
-            sk.Settings(**{name: value})
-        except sk.SettingsError as error:
-            raise sk.SettingsError(f"config {config}: {error}") from None
     values = {**filed, **given}
     preset = values.pop("preset", None)
     named = presets().get(preset, {}) if isinstance(preset, str) else {}

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from stylekeras import backbones, engines, lazy, masks, memory, objective, optimizers, style_losses, tiling
+from stylekeras import backbones, engines, lazy, memory, objective, optimizers, style_losses, targets, tiling
 from stylekeras import layout as layouts
 from stylekeras.errors import EngineError, GraphError, RunError, SettingsError
 from stylekeras.host import Host, HostLoop, HostOnDisk
@@ -173,16 +173,10 @@ class TiledView(View):
         """The targets of a tile."""
         fields = self.machine.anatomy.fields
         content = {tap: {"features": tile.cut_tap(whole, fields[tap])} for tap, whole in self.content.items()}
-        styles: list[Any] = [
-            {
-                tap: {
-                    **{name: value for name, value in target.items() if name == "frame"},
-                    **({"mask": tile.cut_tap(mask[tap], fields[tap])} if mask else {}),
-                }
-                for tap, target in style.items()
-            }
-            for style, mask in zip(self.targets["styles"], self.masks, strict=True)
-        ]
+        styles = []
+        for style, mask in zip(self.targets["styles"], self.masks, strict=True):
+            known = {tap: {"frame": target["frame"]} if "frame" in target else {} for tap, target in style.items()}
+            styles.append(targets.of_tile(tile, fields, known, mask))
         return self.machine.engine.tensor({"content": content, "styles": styles, "owned": tile.owned(fields)})
 
     @contextmanager
@@ -273,18 +267,6 @@ def most(machine: Machine, settings: Settings) -> int | None:
     return None if machine.engine.device.startswith("GPU") else memory.budget()
 
 
-class Reference(NamedTuple):
-    """A style image (h, w, 3), with what counts of it, and what part of the picture is compared with it.
-
-    `layers` are the taps; `region` is (h, w); `mask` of the size of the picture, its margin included; None for all.
-    """
-
-    image: np.ndarray
-    layers: Mapping[str, float]
-    region: np.ndarray | None = None
-    mask: np.ndarray | None = None
-
-
 def view(
     machine: Machine,
     settings: Settings,
@@ -292,102 +274,32 @@ def view(
     canvas: tuple[int, int],
     margin: int,
     content: Callable[[], np.ndarray] | None,
-    styles: Iterable[Reference],
+    styles: Iterable[targets.Reference],
 ) -> View:
     """What pictures of a shape are compared with.
 
     Args: canvas: that shape (h, w), the margin included; content: makes (h, w, 3), of that shape.
     """
     relative = settings.loss_scale == "relative"
-    targets, regions = [], []
+    compared, regions = [], []
     for style in styles:
-        targets.append(_style_target(machine, layout, style, relative=relative))
-        regions.append(_at_taps(machine, style.mask, style.layers, on_disk=layout.on_disk))
-    tiles = _tiles(machine, layout, canvas, margin)
+        compared.append(targets.style(machine, layout, style, relative=relative))
+        regions.append(targets.at_taps(machine, style.mask, style.layers, on_disk=layout.on_disk))
+    tiles = targets.tiles(machine, layout, canvas, margin)
     if len(tiles) <= 1:
         seen: Any = {}
         if content is not None:
             features = machine.extract(machine.engine.tensor(content()[None]))
             seen = objective.content_target(machine.engine.ops, features, settings.content_layers, relative=relative)
-        for target, region in zip(targets, regions, strict=True):
+        for target, region in zip(compared, regions, strict=True):
             for tap, mask in region.items():
                 target[tap]["mask"] = machine.engine.tensor(mask)
-        return View(machine, {"content": seen, "styles": targets}, Layout())
+        return View(machine, {"content": seen, "styles": compared}, Layout())
     array = lazy.Stored if layout.on_disk else np.zeros
-    whole = {} if content is None else _features(machine, tiles, content(), settings.content_layers, array)
+    whole = {} if content is None else targets.features(machine, tiles, content(), settings.content_layers, array)
     scales = {tap: {"scale": objective.content_scale(found, relative=relative)} for tap, found in whole.items()}
-    compared = machine.engine.tensor({"content": scales, "styles": targets})
-    return TiledView(machine, compared, layout, whole, regions, tiles)
-
-
-def _at_taps(machine: Machine, mask: np.ndarray | None, taps: Iterable[str], *, on_disk: bool = False) -> Any:
-    """What a mask (h, w) is at each tap, (1, h', w', 1), in memory or on disk; nothing where there is none."""
-    keep = lazy.store if on_disk else np.asarray
-    return {} if mask is None else {tap: keep(masks.at_tap(mask, machine.anatomy.fields[tap])) for tap in taps}
-
-
-def _style_target(machine: Machine, layout: Layout, style: Reference, *, relative: bool) -> Any:
-    engine, style_loss, taps = machine.engine, machine.objective.style_loss, style.layers
-    image, region = style.image, _at_taps(machine, style.region, taps)
-    tiles = _tiles(machine, layout, image.shape[:2], 0)
-    if len(tiles) <= 1:
-        features = machine.extract(engine.tensor(image[None]))
-
-        def sums(frames: Any) -> Any:
-            counts, known = engine.tensor(region), engine.tensor(frames)
-            return engine.array(objective.style_sums(engine.ops, style_loss, features, taps, counts, known))
-
-    else:
-        fields = machine.anatomy.fields
-
-        def sums(frames: Any) -> Any:
-            wanted = {tap: {"frame": frames[tap]} if frames else {} for tap in taps}
-
-            def counting(tile: tiling.Tile) -> Any:
-                cut = {tap: {"mask": tile.cut_tap(region[tap], fields[tap])} if region else {} for tap in taps}
-                return {tap: {**wanted[tap], **cut[tap]} for tap in taps}
-
-            def given(tile: tiling.Tile) -> tuple[Any, Any]:
-                targets = {"content": {}, "styles": [counting(tile)], "owned": tile.owned(fields)}
-                return engine.tensor(tile.cut(image[None])), engine.tensor(targets)
-
-            measured = map(engine.array, machine.each(machine.measure, map(given, tiles)))
-            return {tap: parts[0] for tap, parts in tiling.add_up(measured)["style"].items()}
-
-    found = sums({})
-    frames = objective.style_frames(style_loss, found)
-    if frames:
-        found = sums(frames)
-    return engine.tensor(objective.style_target(style_loss, found, frames, relative=relative))
-
-
-def _features(
-    machine: Machine,
-    tiles: Sequence[tiling.Tile],
-    image: np.ndarray,
-    taps: Mapping[str, float],
-    array: Callable[[tuple[int, ...], Any], Any],
-) -> dict[str, Any]:
-    """The taps of a picture (h, w, 3) that is looked at in tiles, (1, h', w', c) each, in arrays made by `array`."""
-    whole: dict[str, Any] = {}
-    for tile in tiles:
-        features = machine.extract(machine.engine.tensor(tile.cut(image[None])))
-        # All taps together are as large as a step's activations: not kept while the next tile is looked at.
-        parts = {tap: machine.engine.array(features[tap]) for tap in taps}
-        del features
-        for tap, part in parts.items():
-            if tap not in whole:
-                size = [field.positions(image.shape[i]) for i, field in enumerate(machine.anatomy.fields[tap])]
-                whole[tap] = array((1, *size, part.shape[3]), np.float32)
-            tile.paste(whole[tap], part, machine.anatomy.fields[tap])
-    return whole
-
-
-def _tiles(machine: Machine, layout: Layout, shape: tuple[int, int], margin: int) -> list[tiling.Tile]:
-    """The tiles of a picture of that shape; none where it is looked at as a whole."""
-    if layout.tile is None:
-        return []
-    return tiling.tiles(shape, layout.tile, machine.anatomy.fields, margin)
+    looked_for = machine.engine.tensor({"content": scales, "styles": compared})
+    return TiledView(machine, looked_for, layout, whole, regions, tiles)
 
 
 def machine(settings: Settings, taps: tuple[str, ...]) -> Machine:

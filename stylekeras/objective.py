@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,24 +81,56 @@ def parts(sums: Arrays) -> dict[str, Any]:
     return {name: value for name, value in trees.leaves(sums, "sums").items() if not name.endswith("/count")}
 
 
+class Strength(NamedTuple):
+    """What `Settings.strength` comes to.
+
+    `amount` is the share of the way that the style's statistics are from the photo's to the painting's own; `content`
+    and `style` are what their weights are multiplied by.
+    """
+
+    amount: float = 1.0
+    content: float = 1.0
+    style: float = 1.0
+
+
+# Where the statistics are the painting's own. Colours change by as much from there to 1 as their share is of the way
+# from the photo to there (docs/objective.md has figures).
+_PAINTING = 0.8
+# What the content's weight is divided by at 1: the photo's composition is still there, though little holds it.
+_LOOSEST = 16.0
+
+
+def strength(settings: Settings) -> Strength:
+    """What the strength of the settings comes to.
+
+    Up to 0.8 it moves what the picture is compared with, from the photo's own statistics to the painting's, and leaves
+    the weights as they are: a content loss of a deep layer does not hold colours, so weights alone cannot lead evenly
+    from the photo to the painting. From 0.8 on it lets go of the content. 0 has no style loss at all. Absolute losses
+    have no strength.
+    """
+    value = settings.strength
+    if settings.loss_scale == "absolute":
+        return Strength()
+    if value < _PAINTING:
+        return Strength(value / _PAINTING, 1.0, 1.0 if value else 0.0)
+    return Strength(content=_LOOSEST ** ((_PAINTING - value) / (1 - _PAINTING)))
+
+
 def weights(settings: Settings, styles: list[float], layers: Sequence[Mapping[str, float] | None] = ()) -> Arrays:
     """The scalars of the loss as float arguments, with `strength` worked in.
 
     Where a style has its own `layers`, "style_layers" has a dict for each style, else one for all of them.
 
-    strength s turns the two weights by (2 (1 - s))^2 and (2 s)^2: 1/2 leaves them as they are, 0 switches the style
-    off, 1 the content. Total variation goes with the style, so that 0 is the photo. Absolute losses have no strength.
+    See `strength` for what that does to them.
     """
-    strength = settings.strength if settings.loss_scale == "relative" else 0.5
-    towards_content = (2 * (1 - strength)) ** 2
-    towards_style = (2 * strength) ** 2
+    towards = strength(settings)
     style_layers: Any = dict(settings.style_layers)
     if any(own is not None for own in layers):
         style_layers = [dict(settings.style_layers if own is None else own) for own in layers]
     return {
-        "content": settings.content_weight * towards_content,
-        "style": settings.style_weight * towards_style,
-        "tv": settings.tv_weight * towards_style,
+        "content": settings.content_weight * towards.content,
+        "style": settings.style_weight * towards.style,
+        "tv": settings.tv_weight * towards.style,
         "content_layers": dict(settings.content_layers),
         "style_layers": style_layers,
         "styles": list(styles),
@@ -170,6 +202,29 @@ def style_target(style_loss: ModuleType, sums: Arrays, frames: Arrays | None = N
         scale = max(float(style_loss.scale(target)), _SMALLEST_SCALE) if relative else 1.0
         targets[tap] = {"target": target, "scale": scale, **({"frame": frame[0]} if frame else {})}
     return targets
+
+
+def mixed(parts: Sequence[tuple[float, Arrays]]) -> Arrays:
+    """The `style_sums` of several images as if of one: each is that share of its positions, however large it is."""
+    one: Arrays = {}
+    for tap in parts[0][1]:
+        each = [(share / float(sums[tap]["count"]), _wide(sums[tap])) for share, sums in parts]
+        one[tap] = {"sums": {name: sum(by * found[name] for by, found in each) for name in each[0][1]}, "count": 1.0}
+    return one
+
+
+def between(style_loss: ModuleType, one: Arrays, other: Arrays, amount: float) -> Arrays:
+    """The relative `style_target` that is that share of the way from one to another, measured with the same frames."""
+    found: Arrays = {}
+    for tap, first in one.items():
+        target = getattr(style_loss, "between", _linear)(first["target"], other[tap]["target"], amount)
+        scale = max(float(style_loss.scale(target)), _SMALLEST_SCALE)
+        found[tap] = {**first, "target": target, "scale": scale}
+    return found
+
+
+def _linear(one: Arrays, other: Arrays, amount: float) -> Arrays:
+    return {name: (1 - amount) * value + amount * other[name] for name, value in one.items()}
 
 
 def _wide(measured: Arrays) -> Arrays:

@@ -60,13 +60,24 @@ class Painting:
         Where that is too small it is mirrored at its right and lower border until it is as large as the picture, or as
         its scale asks for: its statistics stay what they are, without more border in them.
         """
+        return replace(self, image=self.fit_image(longest), region=self.fit_region(longest))
+
+    def fit_image(self, longest: int) -> np.ndarray:
+        """The image of `fit`."""
+        inner, more = self._fit(longest)
+        return np.pad(images.resize(self.image, *inner), (*more, (0, 0)), mode="reflect")
+
+    def fit_region(self, longest: int) -> np.ndarray | None:
+        """The region of `fit`."""
+        inner, more = self._fit(longest)
+        return None if self.region is None else np.pad(masks.resize(self.region, *inner), more, mode="reflect")
+
+    def _fit(self, longest: int) -> tuple[tuple[int, int], tuple[tuple[int, int], tuple[int, int]]]:
+        """The size to resize to, and what is mirrored on each side of it."""
         shape, asked = self.image.shape[:2], self.side(longest)
         inner = pyramid.shape_at(shape, min(asked, round(LARGEST * max(shape))))
         outer = pyramid.shape_at(shape, max(*inner, min(asked, longest)))
-        more = ((0, outer[0] - inner[0]), (0, outer[1] - inner[1]))
-        region = None if self.region is None else np.pad(masks.resize(self.region, *inner), more, mode="reflect")
-        image = np.pad(images.resize(self.image, *inner), (*more, (0, 0)), mode="reflect")
-        return replace(self, image=image, region=region)
+        return inner, ((0, outer[0] - inner[0]), (0, outer[1] - inner[1]))
 
     def reduce(self, longest: int) -> Painting:
         """As `fit`, if that is smaller."""
@@ -146,19 +157,21 @@ def recolour(painting: Painting, photo: np.ndarray, amount: float) -> Painting:
     return replace(painting, image=_matched(painting.image, painting.region, masks.pixels(photo, where), amount))
 
 
-def colour(picture: np.ndarray, paintings: Sequence[Painting], resized: Sequence[np.ndarray | None]) -> np.ndarray:
+def colour(
+    picture: np.ndarray, paintings: Sequence[Painting], resized: Sequence[np.ndarray | None], amount: float = 1.0
+) -> np.ndarray:
     """The picture (h, w, 3) in the paintings' colours, mixed as their densities are, and as it is where there are none.
 
-    Args: resized: the paintings' masks, as large as the picture.
+    Args: resized: the paintings' masks, as large as the picture; amount: of `color.match`.
     """
     first = paintings[0]
     if len(paintings) == 1 and first.mask is None:
-        return color.match(picture, masks.pixels(first.image, first.region))
+        return color.match(picture, masks.pixels(first.image, first.region), amount)
     colours, densities = np.zeros(picture.shape, np.float32), np.zeros((*picture.shape[:2], 1), np.float32)
     for painting, mask in zip(paintings, resized, strict=True):
         density = replace(painting, mask=mask).density
         if painting.weight:
-            matched = _matched(picture, mask, masks.pixels(painting.image, painting.region))
+            matched = _matched(picture, mask, masks.pixels(painting.image, painting.region), amount)
             density = np.broadcast_to(density, picture.shape[:2])[..., None]
             colours += density * matched
             densities += density

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ class Settings:
     min_size: int | None = _option(128, "Longest side of the coarsest scale; 'none' for one scale only.")
     steps: tuple[int, ...] = _option((60, 40, 40, 30), "Most steps per scale, coarse to fine; the last repeats.")
     tolerance: float = _option(0.001, "End a scale when 20 steps change the picture by less (RMS, 1 = white).")
-    strength: float = _option(0.5, "0 is the photo, 1 the painting's texture; one dial over the relative losses.")
+    strength: float = _option(0.8, "0 is the photo, 1 the painting's texture, as far as the photo allows.")
     content_weight: float = _option(5.0, "Weight of the content loss (alpha).")
     style_weight: float = _option(1.0, "Weight of the style loss (beta).")
     tv_weight: float = _option(3.0, "Weight of the total variation.")
@@ -152,19 +153,31 @@ def presets() -> dict[str, dict[str, Any]]:
 def read_config(path: str | Path) -> dict[str, Any]:
     """Read settings from a TOML file, fields as keys.
 
-    Returns: the fields it sets, unchecked values (`Settings` checks them).
-    Raises: SettingsError if it cannot be read, is not TOML (with the line), or has an unknown key.
+    Returns: the fields it sets, as they are there; each is one that `Settings` takes.
+    Raises: SettingsError, with the line, if it is not TOML or has an unknown key or an impossible value; if it cannot
+        be read.
     """
     try:
-        values = tomllib.loads(Path(path).read_text("utf-8-sig"))  # with the mark that Windows puts first
+        text = Path(path).read_text("utf-8-sig")  # with the mark that Windows puts first
+        values = tomllib.loads(text)
     except OSError as error:
         raise SettingsError(f"config {path}: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"config {path}: not valid TOML: {error}") from None
-    for name in values:
-        if name not in FIELDS:
-            raise SettingsError(f"config {path}: unknown setting {name!r}{nearest(name, FIELDS)}")
+    for name, value in values.items():
+        try:
+            Settings(**{name: value})
+        except SettingsError as error:
+            raise SettingsError(f"config {path}{_line(text, name)}: {error}") from None
     return values
+
+
+def _line(text: str, key: str) -> str:
+    """Where a key of a TOML file is, to be said; "" if it is written in a way that is not looked for."""
+    wanted = re.compile(rf"""\s*\[?\s*(["']?){re.escape(key)}\1\s*[]=.]""")
+    numbers = (number for number, line in enumerate(text.splitlines(), 1) if wanted.match(line))
+    found = next(numbers, None)
+    return "" if found is None else f", line {found}"
 
 
 # Each cleaner takes (name, value) and returns the normalised value or raises SettingsError.

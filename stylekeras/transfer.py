@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from stylekeras import blocks, color, images, lazy, machines, masks, objective, paintings, pyramid, trees
+from stylekeras import blocks, color, images, lazy, machines, masks, objective, paintings, pyramid, targets, trees
 from stylekeras.errors import DivergedError, GraphError, SettingsError, nearest
 from stylekeras.layout import Layout
 from stylekeras.paintings import Painting
@@ -163,6 +163,9 @@ def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start:
         raise SettingsError("the weights of all styles are 0: leave the styles out, or give one a weight")
     shape = (given[0].image if photo is None else photo).shape[:2]
     styles, coverage = paintings.merge(given), paintings.coverage(given)
+    if photo is not None and settings.init == "content" and objective.strength(settings).amount == 0:
+        # Nothing is painted: the photo to the last bit, whatever rounding makes of gradients that should be 0.
+        coverage = np.zeros(pyramid.shape_at(shape, longest), np.float32)
     if photo is not None and settings.colors == "match":
         styles = [paintings.recolour(style, photo, settings.color_amount) for style in styles]
     if settings.init == "style" and styles:
@@ -281,16 +284,22 @@ def _view(problem: Problem, shape: tuple[int, int], margin: int, layout: Layout)
     machine, settings, content = problem.machine, problem.settings, problem.content
     # Made one after the other, each when the one before is no longer needed.
     photo = None if content is None else lambda: _mirror(images.resize(content, *shape), margin)
-    references = (
-        machines.Reference(
-            style.image,
-            _layers(style, settings),
-            style.region,
-            None if style.mask is None else _mask(style.mask, shape, margin),
-        )
-        for style in (style.fit(max(shape)) for style in problem.styles)
-    )
+    references = (_reference(problem, style, shape, margin) for style in problem.styles)
     return machines.view(machine, settings, layout, _canvas(shape, margin), margin, photo, references)
+
+
+def _reference(problem: Problem, style: Painting, shape: tuple[int, int], margin: int) -> targets.Reference:
+    """What the picture of that shape, with a margin around it, is compared with for a style."""
+    settings, content, longest = problem.settings, problem.content, max(shape)
+    return targets.Reference(
+        image=lambda: style.fit_image(longest),
+        layers=_layers(style, settings),
+        region=style.fit_region(longest),
+        mask=None if style.mask is None else _mask(style.mask, shape, margin),
+        amount=objective.strength(settings).amount,
+        photo=None if content is None else lambda: images.resize(content, *shape),
+        place=None if style.mask is None else masks.resize(style.mask, *shape),
+    )
 
 
 def _mask(mask: np.ndarray, shape: tuple[int, int], margin: int) -> np.ndarray:
@@ -504,14 +513,31 @@ def _fields(host: Any, value: Any) -> Any:
 
 def _first_state(problem: Problem, host: Any, shape: tuple[int, int], picture: np.ndarray | None) -> Any:
     """The optimizer's state at the start of a scale, from the picture of the one before if there was one."""
-    before = _start(problem, shape) if picture is None else picture
-    before = images.resize(before, *shape, linear=False)
+    before = _start(problem, shape) if picture is None else _enlarged(problem, shape, picture)
     if problem.coverage is not None and problem.content is not None:
         photo = images.resize(problem.content, *shape)
         before = masks.blend(photo, before, masks.resize(problem.coverage, *shape))
     canvas = _mirror(before, problem.settings.margin)
     options = _options(problem, host, canvas, first=picture is None)
     return problem.machine.optimizer.init(host.ops, host.tensor(canvas[None]), clip=problem.settings.clip, **options)
+
+
+def _enlarged(problem: Problem, shape: tuple[int, int], picture: np.ndarray) -> np.ndarray:
+    """The picture of the scale before, with as much of the photo's finer detail as is to be left of the photo."""
+    enlarged, left = images.resize(picture, *shape, linear=False), 1 - _painted(problem)
+    if left and problem.content is not None:
+        detail = images.resize(problem.content, *shape)
+        detail -= images.resize(images.resize(problem.content, *picture.shape[:2]), *shape, linear=False)
+        detail *= np.float32(left)
+        enlarged += detail
+        np.clip(enlarged, 0.0, 1.0, out=enlarged)
+    return enlarged
+
+
+def _painted(problem: Problem) -> float:
+    """How far from the photo a run that starts from it goes; 1 if it starts elsewhere."""
+    from_photo = problem.settings.init == "content" and problem.content is not None
+    return objective.strength(problem.settings).amount if from_photo else 1.0
 
 
 def _start(problem: Problem, shape: tuple[int, int]) -> np.ndarray:
@@ -529,8 +555,9 @@ def _start(problem: Problem, shape: tuple[int, int]) -> np.ndarray:
             image[rows] = random.normal(0.5, 0.15, image[rows].shape)
     # All positions of a flat area have the same features and so the same gradient: nothing there would ever become a
     # stroke without something to grow from.
+    amount = _painted(problem)
     for rows in blocks.rows(image.shape):
-        noise = settings.init_noise * random.standard_normal(image[rows].shape)
+        noise = amount * settings.init_noise * random.standard_normal(image[rows].shape)
         image[rows] = np.clip(image[rows] + noise, 0.0, 1.0)
     return image.astype(np.float32, copy=False)
 
@@ -547,7 +574,7 @@ def _options(problem: Problem, host: Any, canvas: np.ndarray, *, first: bool) ->
         # The photo in the paintings' colours: where L-BFGS gets by itself too, a dozen steps later.
         margin, shape = settings.margin, (canvas.shape[0] - 2 * settings.margin, canvas.shape[1] - 2 * settings.margin)
         where = [None if style.mask is None else _mask(style.mask, shape, margin) for style in problem.styles]
-        coloured = paintings.colour(np.clip(canvas, 0.0, 1.0), problem.styles, where)
+        coloured = paintings.colour(np.clip(canvas, 0.0, 1.0), problem.styles, where, _painted(problem))
         if problem.coverage is not None:
             coloured = masks.blend(canvas, coloured, _mask(problem.coverage, shape, margin))
         toward = host.tensor(coloured[None])

@@ -291,7 +291,10 @@ BAD = {
         ["photo.png", "paint.png", "--timelapse", "t.gif", "--checkpoint", "t.gif"],
         "another output",
     ),
-    "bad value in a config": (["photo.png", "paint.png", "--config", "wrong.toml"], "config wrong.toml: size=True"),
+    "bad value in a config": (
+        ["photo.png", "paint.png", "--config", "wrong.toml"],
+        "config wrong.toml, line 2: size=True",
+    ),
 }
 
 

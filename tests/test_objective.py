@@ -304,13 +304,15 @@ def test_a_relative_loss_survives_a_target_without_features(rng):
         assert np.isfinite(loss)
 
 
-def test_strength_turns_both_weights():
+def test_strength_is_how_far_the_painting_is_gone_towards_and_then_how_loose_the_content():
     def three(**changes):
         settings = sk.Settings(content_weight=3.0, style_weight=5.0, tv_weight=7.0, **changes)
-        return [objective.weights(settings, [1.0])[name] for name in ("content", "style", "tv")]
+        weights = objective.weights(settings, [1.0])
+        return [objective.strength(settings).amount, *(weights[name] for name in ("content", "style", "tv"))]
 
-    assert three(strength=0.5) == [3.0, 5.0, 7.0]
-    assert three(strength=0.0) == [12.0, 0.0, 0.0]
-    assert three(strength=1.0) == [0.0, 20.0, 28.0]
-    assert three(strength=0.75) == [0.75, 11.25, 15.75]
-    assert three(loss_scale="absolute") == [3.0, 5.0, 7.0], "whatever the default strength is"
+    assert three() == three(strength=0.8) == [1.0, 3.0, 5.0, 7.0]
+    assert three(strength=0.0) == [0.0, 3.0, 0.0, 0.0]
+    assert three(strength=0.4) == [0.5, 3.0, 5.0, 7.0]
+    assert three(strength=0.9) == pytest.approx([1.0, 0.75, 5.0, 7.0])
+    assert three(strength=1.0) == pytest.approx([1.0, 3 / 16, 5.0, 7.0])
+    assert three(loss_scale="absolute") == [1.0, 3.0, 5.0, 7.0], "whatever the default strength is"

@@ -8,7 +8,7 @@ import pytest
 import reference
 from reference import numerical_gradient, numpy_ops
 
-from stylekeras import settings, style_losses
+from stylekeras import objective, settings, style_losses
 from stylekeras.style_losses import covariance, gram, moments, sliced, wasserstein
 
 NAMES = [module.name for module in pkgutil.iter_modules(style_losses.__path__)]
@@ -135,6 +135,59 @@ def test_a_style_of_another_size_is_compared_per_pixel(loss, features):
     once, both = _target(loss, style), _target(loss, twice)
     assert _compare(loss, picture, both) == pytest.approx(_compare(loss, picture, once), rel=1e-10)
     assert _compare(loss, picture, once) > 0.01
+
+
+@every
+@pytest.mark.parametrize("amount", [0.0, 0.25, 0.5, 1.0])
+def test_part_of_the_way_from_one_style_to_another(loss, features, amount):
+    """It is that part of the distance from the one, and the rest from the other; for a loss whose unit depends on the
+    style in the same proportion."""
+    one, other = features
+    images = [(1 - amount, one), (amount, other)]
+    frame = _framed(loss, images)
+    targets = [loss.target(loss.measure(numpy_ops, image, None, *frame), _count(image), *frame) for _, image in images]
+    start, end = ({"tap": {"target": target, "scale": 1.0}} for target in targets)
+    found = objective.between(loss, start, end, amount)["tap"]
+    distances = [math.sqrt(max(_compare(loss, image, (found["target"], frame)), 0)) for _, image in images]
+    assert distances[0] * (1 - amount) == pytest.approx(distances[1] * amount, abs=1e-3)
+    assert found["scale"] == loss.scale(found["target"])
+    if loss is not covariance:
+        assert sum(distances) == pytest.approx(math.sqrt(_compare(loss, one, (targets[1], frame))), rel=1e-3)
+
+
+def _framed(loss, images):
+    """The frame of several images, each with its share."""
+    if not hasattr(loss, "frame"):
+        return []
+    sums = [
+        (share, {"tap": {"sums": loss.measure(numpy_ops, image), "count": _count(image)}}) for share, image in images
+    ]
+    return [objective.style_frames(loss, objective.mixed(sums))["tap"]]
+
+
+def test_mixed_is_of_all_positions_together(features):
+    """A third of the one and two thirds of the other, as if these were so many positions of one image."""
+    one, other = features
+    sums = [
+        (share, {"tap": {"sums": gram.measure(numpy_ops, image), "count": _count(image)}})
+        for share, image in ((1 / 3, one), (2 / 3, other))
+    ]
+    mixed = objective.mixed(sums)["tap"]
+    flat = [image.reshape(-1, 3) for image in features]
+    wanted = (np.cov(flat[0].T, bias=True) + np.outer(flat[0].mean(0), flat[0].mean(0))) / 3
+    wanted += (np.cov(flat[1].T, bias=True) + np.outer(flat[1].mean(0), flat[1].mean(0))) * 2 / 3
+    np.testing.assert_allclose(mixed["sums"]["gram"] / mixed["count"], wanted, rtol=1e-12)
+
+
+def test_between_gaussians_deviations_are_straight():
+    """Deviations 1 and 3 along the axes of the one, 5 and 1 of the other: halfway 3 and 2; a mixture has more."""
+    one = np.array([[-1.0, -3], [1, 3], [-1, 3], [1, -3]]).reshape(1, 2, 2, 2)
+    other = np.array([[5.0, 9], [15, 11], [5, 11], [15, 9]]).reshape(1, 2, 2, 2)
+    half = wasserstein.between(_target(wasserstein, one)[0], _target(wasserstein, other)[0], 0.5)
+    assert half["mean"] == pytest.approx([5, 5])
+    covariance = (half["basis"] * half["values"]) @ half["basis"].T
+    np.testing.assert_allclose(np.sqrt(np.diag(covariance)), [3, 2], rtol=0.01)
+    assert covariance[0, 1] == pytest.approx(0, abs=1e-9)
 
 
 @every

@@ -19,7 +19,7 @@ BASE = {
     "size": 40,
     "min_size": None,
     "steps": 3,
-    "strength": 0.5,
+    "strength": 0.8,
     "content_weight": 1.0,
     "style_weight": 1.0,
     "tv_weight": 0.0,
@@ -384,10 +384,38 @@ def test_gradient_is_the_losss_by_finite_differences():
     assert (ahead - behind) / 0.1 == pytest.approx(np.linalg.norm(found.gradient), rel=5e-3)
 
 
-def test_strength_zero_is_the_photo():
-    for optimizer in CHOICES["optimizer"]:
-        picture = sk.stylize(CONTENT, STYLE, _settings(strength=0.0, optimizer=optimizer))
-        np.testing.assert_allclose(picture, CONTENT, atol=1e-6)
+@pytest.mark.parametrize("optimizer", CHOICES["optimizer"])
+def test_strength_zero_is_the_photo(optimizer):
+    chosen = {"strength": 0.0, "init_noise": 0.2, "tv_weight": 1.0, "optimizer": optimizer}
+    picture = sk.stylize(CONTENT, STYLE, _settings(**chosen))
+    np.testing.assert_array_equal(picture, CONTENT)
+    photo = _picture(9, 64, 91)
+    for changes in ({}, {"margin": 8, "padding": "zeros"}, {"colors": "match"}, {"colors": "luminance"}):
+        picture = sk.stylize(photo, STYLE, _settings(**chosen, **changes, size=91, min_size=45))
+        np.testing.assert_array_equal(picture, photo)
+
+
+def test_strength_in_between_is_nearer_to_the_photo():
+    chosen = _settings(optimizer="lbfgs", steps=20, init_noise=0.1)
+    pictures = [sk.stylize(CONTENT, STYLE, dataclasses.replace(chosen, strength=value)) for value in (0, 0.2, 0.4, 0.6, 0.8)]
+    away = [np.abs(picture - CONTENT).mean() for picture in pictures]
+    assert away == sorted(away)
+    assert away[1] > 0.1 * away[-1]
+    assert away[-2] > away[1] + 0.1 * away[-1]
+
+
+@pytest.mark.parametrize("style_loss", CHOICES["style_loss"])
+def test_at_a_strength_the_picture_is_compared_with_what_is_between(style_loss):
+    """The photo is away from it by the share of the strength of what it is from the painting, squared, and the painting
+    by the rest."""
+    chosen = _settings(style_loss=style_loss, style_layers={"block1_conv2": 1.0}, content_weight=1e-9, backbone="vgg16")
+    photo = np.pad(CONTENT, ((0, STYLE.shape[0]), (0, STYLE.shape[1]), (0, 0)), mode="reflect")
+    photo = photo[: STYLE.shape[0], : STYLE.shape[1]]
+    roots = []
+    for image in (photo, STYLE):
+        found = sk.loss_and_gradient(image, photo, STYLE, dataclasses.replace(chosen, strength=0.6))
+        roots.append(np.sqrt(found.terms["style"]))
+    assert roots[0] == pytest.approx(3 * roots[1], rel=0.02)
 
 
 def test_colors_luminance_and_match():

@@ -65,6 +65,29 @@ def scale(target: Arrays) -> Any:
     return np.mean(np.square(target["mean"]) + target["values"] - target["widen"])
 
 
+def between(one: Arrays, other: Arrays, amount: float) -> Arrays:
+    """The Gaussian that is that share of the way from one to the other: McCann's interpolation, along which mass moves
+    straight. A mixture of both would vary by the difference of their means besides."""
+    (root, inverse), (second, _) = (_roots(target) for target in (one, other))
+    transport = inverse @ _root(root @ second @ second @ root) @ inverse
+    way = (1 - amount) * np.eye(len(root)) + amount * transport
+    values, basis = np.linalg.eigh(way @ root @ root @ way)
+    mean, widen = ((1 - amount) * one[name] + amount * other[name] for name in ("mean", "widen"))
+    return {"mean": mean, "widen": widen, "basis": basis, "values": np.maximum(values, widen)}
+
+
+def _roots(target: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """T'^(1/2) and its inverse."""
+    basis, deviations = target["basis"], np.sqrt(target["values"])
+    return (basis * deviations) @ basis.T, (basis / deviations) @ basis.T
+
+
+def _root(matrix: np.ndarray) -> np.ndarray:
+    """Of a symmetric matrix without negative eigenvalues, but for rounding."""
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+
+
 def compare(ops: Any, sums: Arrays, count: Any, target: Arrays) -> Any:
     """The distance per channel; a scalar, with its exact gradient in `sums`."""
     mean = sums["mean"] / count

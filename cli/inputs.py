@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import stylekeras as sk
-from stylekeras import engines, recipe
+from stylekeras import engines, memory, recipe
 from stylekeras.backbones import is_file
 from stylekeras.settings import CHOICES, INITS, WEIGHTS
 from stylekeras.weights import cards
@@ -29,13 +29,14 @@ class Found(NamedTuple):
     """What is needed to compute what was computed before.
 
     `settings` has what was chosen then in the place of "auto", and paths as they are now; `pictures` are all input
-    files but the network's.
+    files but the network's; `notes` is what cannot be as it was.
     """
 
     settings: sk.Settings
     content: str | None
     styles: list[Painted]
     pictures: list[str]
+    notes: list[str]
 
 
 class Files:
@@ -109,6 +110,7 @@ def again(
     entries: Sequence[Mapping[str, Any]],
     made_by: Mapping[str, Any],
     find: Callable[[Mapping[str, Any]], Path],
+    devices: str | None = None,
 ) -> Found:
     """What is needed to compute what was computed before.
 
@@ -116,6 +118,7 @@ def again(
         entries: The inputs; one of the role "weights" or "backbone" is the network's file.
         made_by: The provenance.
         find: The file of an entry.
+        devices: Other ones than then, as `Settings` takes them.
 
     Raises: RequestError.
     """
@@ -141,8 +144,15 @@ def again(
         changes["engine"] = made_by["engine"]
     if settings.precision == "auto" and made_by.get("precision") in CHOICES["precision"]:
         changes["precision"] = made_by["precision"]
-    if settings.memory is None and isinstance(made_by.get("memory"), int):
-        changes["memory"] = made_by["memory"]
+    taken = settings.memory if settings.memory is not None else made_by.get("memory")
+    notes, here = [], memory.budget()
+    if isinstance(taken, int):
+        less = here is not None and here < taken
+        changes["memory"] = None if less else taken
+        if less:
+            notes.append(f"memory: it was {memory.text(taken)}, here {memory.text(here or 0)} are free")
+    if devices is not None:
+        changes["devices"] = devices
     if settings.weights == "auto" and not is_file(settings.backbone) and made_by.get("weights") in cards():
         changes["weights"] = made_by["weights"]
     engine = changes.get("engine", settings.engine)
@@ -150,7 +160,7 @@ def again(
         raise sk.EngineError(f"it was made by engine {engine}, which is not here: {engines.INSTALL[engine]}")
     pictures = [str(path) for role, path in zip(roles, found, strict=True) if role in PICTURES]
     styles = _styles(entries, found)
-    return Found(dataclasses.replace(settings, **changes), by_role.get("content"), styles, pictures)
+    return Found(dataclasses.replace(settings, **changes), by_role.get("content"), styles, pictures, notes)
 
 
 def _styles(entries: Sequence[Mapping[str, Any]], found: Sequence[Path]) -> list[Painted]:

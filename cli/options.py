@@ -27,6 +27,12 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Also the library's and
 Config = Annotated[
     str | None, typer.Option("--config", metavar="FILE", help="Settings from a TOML file.", show_default=False)
 ]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--devices", metavar="auto|N", help="Other devices than then to spread tiles over.", show_default=False
+    ),
+]
 Content = Annotated[str, typer.Argument(metavar="CONTENT", help="The photo.", show_default=False)]
 Styles = Annotated[list[str], typer.Argument(metavar="STYLE", help="The painting, or several.", show_default=False)]
 

@@ -13,7 +13,7 @@ import typer
 
 import stylekeras as sk
 
-from .options import Json, Output, Overwrite, Quiet, Verbose
+from .options import Devices, Json, Output, Overwrite, Quiet, Verbose
 
 Picture = Annotated[
     str, typer.Argument(metavar="PICTURE", help="A .png, .jpg or .tif that stylekeras wrote.", show_default=False)
@@ -42,6 +42,7 @@ def replay(
     output: Output,
     places: Places = None,
     engine: Engine = None,
+    devices: Devices = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -82,11 +83,14 @@ def replay(
         if engine is not None:
             changes = {"engine": engine, "devices": "auto", "preset": settings.preset}
             settings = sk.Settings(**{**settings.to_dict(), **changes})
-        what = inputs.again(settings, entries, made_by if engine is None else _without_engine(made_by), finder.find)
+        by = made_by if engine is None else _without_engine(made_by)
+        what = inputs.again(settings, entries, by, finder.find, devices)
         check_output(output, overwrite=overwrite, inputs=[picture, *what.pictures])
         job = prepare(settings, entries, what)
         form = outputs.fitting(outputs.recorded(made.get("output")), output, display)
         job = outputs.written_as(job, form, what.content, output, display)
+        for line in what.notes:
+            display.message(line)
         for name, version in _versions(made):
             here = {"stylekeras": sk.__version__, **job.recipe["versions"]}.get(name)
             if version != here:

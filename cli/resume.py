@@ -13,7 +13,7 @@ import typer
 import stylekeras as sk
 
 from .beside import Plot, Timelapse, TimelapseEvery
-from .options import Json, Overwrite, Quiet, Verbose
+from .options import Devices, Json, Overwrite, Quiet, Verbose
 
 File = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="What --checkpoint wrote.", show_default=False)]
 Output = Annotated[
@@ -51,6 +51,7 @@ def resume(
     plot: Plot = None,
     timelapse: Timelapse = None,
     timelapse_every: TimelapseEvery = None,
+    devices: Devices = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -80,7 +81,8 @@ def resume(
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
         made_by, entries = about["provenance"], about["inputs"]
         finder = inputs.Files([Path(checkpoint).resolve().parent], "put it beside the checkpoint")
-        what = inputs.again(about["settings"], entries, made_by, lambda entry: finder.find(entry, Path(entry["path"])))
+        find = functools.partial(_find, finder)
+        what = inputs.again(about["settings"], entries, made_by, find, devices)
         job = prepare(about["settings"], entries, what)
         ours = functools.partial(is_ours, job, made_by)
         inside = [*what.pictures, checkpoint]
@@ -98,6 +100,8 @@ def resume(
         others, given = (target, checkpoint), what.pictures
         side = beside(job, display, *more, outputs=others, inputs=given, overwrite=overwrite, curve=curve)
         watch = runs.watching(job, display, target, save_every, keeper, side, overwrite=overwrite, ours=ours)
+        for line in what.notes:
+            display.warning(f"{line}; the picture may differ in its last bits")
         for line in inputs.differences(_dict(about.get("versions")), job.recipe["versions"], _VERSIONS):
             display.warning(f"{line}; the picture may differ in its last bits")
         display.message(f"going on after step {done} of at most {sum(steps for *_, steps in job.schedule)} to {target}")
@@ -118,6 +122,11 @@ def resume(
         before = runs.Before({**state, "run": run}, done, seconds, check)
         outcome = runs.follow(job, display, watch=watch, before=before)
         return runs.finish(outcome, target, display, overwrite=replace, keeper=keeper, beside=side)
+
+
+def _find(finder: Any, entry: Mapping[str, Any]) -> Path:
+    found: Path = finder.find(entry, Path(entry["path"]))
+    return found
 
 
 def prepare(settings: sk.Settings, entries: Any, what: Any) -> Any:

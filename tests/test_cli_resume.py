@@ -613,6 +613,27 @@ def test_replay_says_what_differs(run, folder, monkeypatch):
     assert run("replay", "older.png", "-o", "third.png", "--engine", "openvino")[0] == 0
 
 
+def test_less_memory_than_then_is_said_and_less_is_taken(run, folder, monkeypatch, stopping):
+    interrupted(run, monkeypatch, stopping, "--memory", "1000TB")
+    code, _, err = run("resume", "run.npz")
+    assert (code, "memory: it was 1000000.0GB, here " in err) == (0, True)
+    assert "are free; the picture may differ in its last bits" in err
+    made_by = recipe.read("out.png")
+    assert made_by["settings"]["memory"] == 10**15, "what was asked for"
+    code, _, err = run("replay", "out.png", "-o", "again.png")
+    assert (code, "memory: it was 1000000.0GB, here " in err) == (0, True)
+
+
+def test_other_devices_than_then(run, folder, monkeypatch, stopping):
+    interrupted(run, monkeypatch, stopping)
+    code, _, err = run("resume", "run.npz", "--devices", "many")
+    assert (code, "devices='many': expected" in err) == (2, True)
+    code, _, err = run("resume", "run.npz", "--devices", "3")
+    assert (code, "devices" in err) == (2, True), "this engine has one"
+    assert run("resume", "run.npz", "--devices", "1")[0] == 0
+    assert run("replay", "out.png", "-o", "again.png", "--devices", "3")[0] == 2
+
+
 def test_replay_of_reconstructions(run, folder):
     tiny = [*TINY[: TINY.index("--content-layers")], *TINY[TINY.index("--size") :], "--layers", "block1_conv1"]
     for of in ("content", "style"):

@@ -102,6 +102,26 @@ def test_the_same_painting_at_another_scale_of_another_region_or_in_other_layers
     assert len(paintings.merge([*given, *given])) == 4
 
 
+def test_all_of_this_between_the_photo_and_the_painting_too():
+    """Where the photo's own statistics count, over the same masks."""
+    half = {"strength": 0.4}
+    ones = sk.Style(STYLE, mask=np.ones((5, 9), np.float32))
+    _alike(_evaluate(ones, **half), _evaluate(STYLE, **half), 1e-9)
+    _alike(_evaluate(sk.Style(STYLE, mask=SLOPE), sk.Style(STYLE, mask=255 - SLOPE), **half), _evaluate(STYLE, **half))
+    styles = [sk.Style(STYLE, mask=LEFT), sk.Style(OTHER, mask=SLOPE), sk.Style(OTHER, layers="block1_conv2=1")]
+    _alike(_evaluate(*styles, **half), _evaluate(*styles[::-1], **half))
+
+
+def test_the_photo_counts_where_the_mask_is():
+    """Half way, the left half of the photo alone is as far from its region's target as if there were no right one."""
+    for place, same in ((LEFT, True), (RIGHT, False)):
+        found = [
+            sk.loss_and_gradient(photo, photo, sk.Style(STYLE, mask=place), _settings(strength=0.4)).terms["style"]
+            for photo in (PHOTO, np.concatenate([PHOTO[:, :45], OTHER[:, :19].mean() + 0 * PHOTO[:, 45:]], axis=1))
+        ]
+        assert (found[0] == pytest.approx(found[1], rel=1e-5)) is same
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_strokes_of_one_and_colours_of_another(engine):
     """Each in its own layers; together they are what each is alone, and the settings' layers are nobody's."""

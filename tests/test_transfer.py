@@ -397,7 +397,9 @@ def test_strength_zero_is_the_photo(optimizer):
 
 def test_strength_in_between_is_nearer_to_the_photo():
     chosen = _settings(optimizer="lbfgs", steps=20, init_noise=0.1)
-    pictures = [sk.stylize(CONTENT, STYLE, dataclasses.replace(chosen, strength=value)) for value in (0, 0.2, 0.4, 0.6, 0.8)]
+    pictures = [
+        sk.stylize(CONTENT, STYLE, dataclasses.replace(chosen, strength=value)) for value in (0, 0.2, 0.4, 0.6, 0.8)
+    ]
     away = [np.abs(picture - CONTENT).mean() for picture in pictures]
     assert away == sorted(away)
     assert away[1] > 0.1 * away[-1]

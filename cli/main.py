@@ -29,10 +29,15 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         name: (name, name)
         for name in ("stylize", "resume", "replay", "reconstruct", "evaluate", "plan", "sheet", "demo", "doctor")
     },
+    "presets": {"list": ("presets", "list_presets"), "show": ("presets", "show")},
     "weights": {"list": ("weights", "list_sets"), "fetch": ("weights", "fetch"), "convert": ("weights", "convert")},
     "export": {"taps": ("export", "taps"), "step": ("export", "step")},
 }
-_GROUPS = {"weights": "Weight sets: list, fetch, convert.", "export": "ONNX files for other programs: taps, step."}
+_GROUPS = {
+    "presets": "Named settings: list, show.",
+    "weights": "Weight sets: list, fetch, convert.",
+    "export": "ONNX files for other programs: taps, step.",
+}
 
 
 def _version(value: bool) -> None:

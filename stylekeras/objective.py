@@ -95,7 +95,7 @@ class Strength(NamedTuple):
 
 # Where the statistics are the painting's own. Colours change by as much from there to 1 as their share is of the way
 # from the photo to there (docs/objective.md has figures).
-_PAINTING = 0.8
+_PAINTING = 0.9
 # What the content's weight is divided by at 1: the photo's composition is still there, though little holds it.
 _LOOSEST = 16.0
 
@@ -103,9 +103,9 @@ _LOOSEST = 16.0
 def strength(settings: Settings) -> Strength:
     """What the strength of the settings comes to.
 
-    Up to 0.8 it moves what the picture is compared with, from the photo's own statistics to the painting's, and leaves
+    Up to 0.9 it moves what the picture is compared with, from the photo's own statistics to the painting's, and leaves
     the weights as they are: a content loss of a deep layer does not hold colours, so weights alone cannot lead evenly
-    from the photo to the painting. From 0.8 on it lets go of the content. 0 has no style loss at all. Absolute losses
+    from the photo to the painting. From 0.9 on it lets go of the content. 0 has no style loss at all. Absolute losses
     have no strength.
     """
     value = settings.strength

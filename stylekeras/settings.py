@@ -66,7 +66,7 @@ class Settings:
     min_size: int | None = _option(128, "Longest side of the coarsest scale; 'none' for one scale only.")
     steps: tuple[int, ...] = _option((60, 40, 40, 30), "Most steps per scale, coarse to fine; the last repeats.")
     tolerance: float = _option(0.001, "End a scale when 20 steps change the picture by less (RMS, 1 = white).")
-    strength: float = _option(0.8, "0 is the photo, 1 the painting's texture, as far as the photo allows.")
+    strength: float = _option(0.9, "0 is the photo, 1 the painting's texture, as far as the photo allows.")
     content_weight: float = _option(5.0, "Weight of the content loss (alpha).")
     style_weight: float = _option(1.0, "Weight of the style loss (beta).")
     tv_weight: float = _option(3.0, "Weight of the total variation.")
@@ -140,6 +140,12 @@ class Style:
         object.__setattr__(self, "scale", _scale("style scale", self.scale))
         if self.layers is not None:
             object.__setattr__(self, "layers", _layers("style layers", self.layers))
+
+
+def preset_text(name: str) -> str:
+    """The TOML file of a preset, to copy and edit. Raises: SettingsError if there is none of that name."""
+    _preset("preset", name)
+    return (resources.files("stylekeras.presets") / f"{name}.toml").read_text("utf-8")
 
 
 @cache

@@ -9,9 +9,9 @@ import pytest
 
 import stylekeras as sk
 from stylekeras.cli import display, evaluate, options
-from stylekeras.settings import FIELDS
+from stylekeras.settings import FIELDS, preset_text, presets
 
-COMMANDS = ["stylize", "resume", "replay", "reconstruct", "evaluate", "sheet", "demo", "doctor", "weights"]
+COMMANDS = ["stylize", "resume", "replay", "reconstruct", "evaluate", "sheet", "demo", "doctor", "presets", "weights"]
 HEAVY = ("tensorflow", "keras", "numpy", "PIL", "skimage", "h5py")
 
 
@@ -36,6 +36,21 @@ def test_help_names_every_command(run):
     assert (code, err) == (0, "")
     for command in COMMANDS:
         assert f" {command} " in out
+
+
+def test_presets_are_listed_and_shown(run):
+    code, out, err = run("presets", "list")
+    assert (code, err) == (0, "")
+    events = [json.loads(line) for line in run("presets", "list", "--json")[1].splitlines()]
+    assert [event["name"] for event in events] == sorted(presets())
+    for event in events:
+        assert event["name"] in out
+        assert event["purpose"][:30] in out
+        assert event["settings"] == presets()[event["name"]]
+        assert run("presets", "show", event["name"]) == (0, preset_text(event["name"]), "")
+    code, out, err = run("presets", "show", "papr")
+    assert (code, out) == (2, "")
+    assert "did you mean 'paper'?" in err
 
 
 def test_version(run):

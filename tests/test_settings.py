@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stylekeras import Settings, SettingsError, Style
-from stylekeras.settings import BACKBONES, CHOICES, FIELDS, INITS, WEIGHTS, presets, read_config
+from stylekeras.settings import BACKBONES, CHOICES, FIELDS, INITS, WEIGHTS, preset_text, presets, read_config
 
 TAPS = {"block1_conv1": 2.0, "block4_conv2": 1.0}
 
@@ -225,6 +226,16 @@ def test_a_preset_overrides_defaults_and_is_overridden():
 def test_an_explicit_value_wins_even_if_it_is_the_default(name):
     default = getattr(Settings(), name)
     assert getattr(Settings(preset="paper", **{name: default}), name) == default
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_a_copy_of_a_preset_is_the_preset(name, tmp_path):
+    (tmp_path / "my.toml").write_text(preset_text(name), "utf-8")
+    chosen = Settings(**read_config(tmp_path / "my.toml"))
+    assert dataclasses.replace(chosen, preset=name) == Settings(preset=name)
+    assert chosen != Settings()
+    # What `stylekeras presets list` shows of it.
+    assert re.match(r"# [A-Z][^\n]{20,90}\.\n", preset_text(name))
 
 
 @pytest.mark.parametrize("name", sorted(presets()))

@@ -23,6 +23,8 @@ PICTURES = ("content", "style", *_OVER, "init")
 # Whoever asks for one picture of a folder does not want a disk to be read.
 _MOST_FILES = 10_000
 _MOST_BYTES = 2 << 30
+# As much as `memory.budget` leaves for others.
+_VARIES = 0.1
 
 
 class Found(NamedTuple):
@@ -144,13 +146,13 @@ def again(
         changes["engine"] = made_by["engine"]
     if settings.precision == "auto" and made_by.get("precision") in CHOICES["precision"]:
         changes["precision"] = made_by["precision"]
-    taken = settings.memory if settings.memory is not None else made_by.get("memory")
-    notes, here = [], memory.budget()
-    if isinstance(taken, int):
-        less = here is not None and here < taken
-        changes["memory"] = None if less else taken
-        if less:
-            notes.append(f"memory: it was {memory.text(taken)}, here {memory.text(here or 0)} are free")
+    notes, taken, here = [], made_by.get("memory"), memory.budget()
+    if settings.memory is None and isinstance(taken, int):
+        # What is free varies by less, and an engine that is not loaded yet has none.
+        if here is None or here > (1 - _VARIES) * taken:
+            changes["memory"] = taken
+        else:
+            notes.append(f"memory: it was {memory.text(taken)}, here {memory.text(here)} are free")
     if devices is not None:
         changes["devices"] = devices
     if settings.weights == "auto" and not is_file(settings.backbone) and made_by.get("weights") in cards():

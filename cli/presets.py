@@ -37,6 +37,6 @@ def show(name: Name) -> int:
 
 
 def _purpose(name: str) -> str:
-    """The first line of the comment that its file begins with, up to the first full stop or colon."""
+    """The first line of the comment that its file begins with."""
     first = preset_text(name).partition("\n")[0].lstrip("# ")
     return first.rstrip(".")

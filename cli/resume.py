@@ -81,8 +81,9 @@ def resume(
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
         made_by, entries = about["provenance"], about["inputs"]
         finder = inputs.Files([Path(checkpoint).resolve().parent], "put it beside the checkpoint")
-        find = functools.partial(_find, finder)
-        what = inputs.again(about["settings"], entries, made_by, find, devices)
+        what = inputs.again(
+            about["settings"], entries, made_by, lambda entry: finder.find(entry, Path(entry["path"])), devices
+        )
         job = prepare(about["settings"], entries, what)
         ours = functools.partial(is_ours, job, made_by)
         inside = [*what.pictures, checkpoint]
@@ -122,11 +123,6 @@ def resume(
         before = runs.Before({**state, "run": run}, done, seconds, check)
         outcome = runs.follow(job, display, watch=watch, before=before)
         return runs.finish(outcome, target, display, overwrite=replace, keeper=keeper, beside=side)
-
-
-def _find(finder: Any, entry: Mapping[str, Any]) -> Path:
-    found: Path = finder.find(entry, Path(entry["path"]))
-    return found
 
 
 def prepare(settings: sk.Settings, entries: Any, what: Any) -> Any:

@@ -46,14 +46,13 @@ def main() -> None:
     given = parser.parse_args()
     taps, step = (onnxruntime.InferenceSession(path) for path in (given.taps, given.step))
     about = step.get_modelmeta().custom_metadata_map
-    settings = json.loads(about["settings"])
+    settings, weights = json.loads(about["settings"]), json.loads(about["weights"])
     relative = settings["loss_scale"] == "relative"
-    weights = {name: np.float32(value) for name, value in json.loads(about["weights"]).items()}
-    names = [output.name for output in taps.get_outputs()]
-    known = {item.name for item in step.get_inputs()}
+    assert not relative or settings["strength"] >= 0.9, "less has targets nearer to the photo's: see docs/objective.md"
     image = None
     for size in sorted({max(64, round(given.size / 2**i)) for i in range(2)}):
         photo, painting = read(given.photo, size), read(given.painting, size)
+        names = [output.name for output in taps.get_outputs()]
         content, style = (dict(zip(names, taps.run(None, {"image": x}), strict=True)) for x in (photo, painting))
         feeds = dict(weights)
         for tap in settings["content_layers"]:
@@ -63,7 +62,8 @@ def main() -> None:
             target, scale = style_target(style[tap], settings["style_loss"])
             feeds |= {f"targets/styles/0/{tap}/target/{name}": value for name, value in target.items()}
             feeds[f"targets/styles/0/{tap}/scale"] = max(scale, SMALLEST_SCALE) if relative else 1.0
-        feeds = {name: np.asarray(value, np.float32) for name, value in feeds.items() if name in known}
+        inputs = [item.name for item in step.get_inputs() if item.name != "image"]
+        feeds = {name: np.asarray(feeds[name], np.float32) for name in inputs}
         start = photo if image is None else read(given.output, size, photo)
         image, mean, square = start, 0.0, 0.0
         for i in range(1, given.steps + 1):

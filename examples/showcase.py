@@ -1,4 +1,4 @@
-"""The pictures of docs/gallery.md: `python examples/showcase.py [--size 256] [--only strengths,colors,...]`.
+"""The pictures of docs/gallery.md: `python examples/showcase.py [--size 192] [--only strengths,colors,...]`.
 
 Photographs are scikit-image's (pip install 'stylekeras[demo]'), paintings the project's own: the one that comes with
 the package, and one of examples/paint.py in other colours. Each sheet is one run of the command line, which is printed.
@@ -66,11 +66,11 @@ def commands(folder: Path, size: int) -> Iterator[tuple[str, list[str]]]:
     first, second = paintings(folder)
     cat, portrait, coffee = photo("chelsea.png"), photo("astronaut.png"), photo("coffee.png")
     small = ["--size", str(size)]
-    yield "strengths", ["sheet", "-c", cat, "-c", portrait, "-s", first, "--vary", "strength=0,0.25,0.5,0.75,1", *small]
+    yield "strengths", ["sheet", "-c", cat, "-c", coffee, "-s", first, "--vary", "strength=0,0.25,0.5,0.75,1", *small]
     yield "colors", ["sheet", "-c", cat, "-s", first, "--vary", "colors=style,luminance,match", *small]
     yield "losses", ["sheet", "-c", cat, "-s", first, "--vary", f"style_loss={LOSSES}", *small]
-    presets = "preset=none,painterly,subtle,poster,texture,paper"
-    yield "presets", ["sheet", "-c", portrait, "-s", first, "--vary", presets, *small]
+    presets = "preset=none,painterly,subtle,poster,texture"
+    yield "presets", ["sheet", "-c", cat, "-s", first, "--vary", presets, *small]
     yield "reconstructions", ["reconstruct", "--of", "both", coffee, first, *small]
     inside, outside = masks(folder)
     both = ["stylize", portrait, first, second, *small]
@@ -96,7 +96,7 @@ def styles(folder: Path, found: dict[str, Path]) -> Image.Image:
 def main() -> None:
     """Make the sheets that are asked for."""
     parser = argparse.ArgumentParser(description="The pictures of docs/gallery.md.")
-    parser.add_argument("--size", type=int, default=256, help="longest side of each picture (default: 256)")
+    parser.add_argument("--size", type=int, default=192, help="longest side of each picture (default: 192)")
     parser.add_argument("--only", help="sheets to make, with commas between (default: all)")
     parser.add_argument("--out", type=Path, default=Path("docs/gallery"), help="folder (default: docs/gallery)")
     chosen = parser.parse_args()

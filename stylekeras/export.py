@@ -56,6 +56,8 @@ def step(
         "weights/...": the scalars of the loss,
         and the outputs "loss" (), "terms/..." () each and "gradient/image" (1, h, w, 3), all float32. The metadata
         "weights" has the weights of these settings as JSON, by input name.
+    The file serves every strength: below 0.9 what it is given as targets is part of the way from the photo's to the
+    style image's (`objective.strength`, `objective.between`), and above that, a weight.
     Raises: RequestError as `taps`.
     """
     if not 1 <= styles <= 64:

@@ -187,7 +187,8 @@ def _calibrate(settings: Settings) -> Speed:
     seconds, first, pixels = [], 0.0, []
     for side in _SIDES:
         changes = {"size": side, "min_size": None, "steps": 1 + _REPEATS, "init": "content", "tolerance": 0.0}
-        chosen = Settings(**{**settings.to_dict(), **changes, "colors": "style", "tile": "none", "preset": None})
+        changes |= {"colors": "style", "strength": DEFAULTS.strength, "tile": "none", "preset": None}
+        chosen = Settings(**{**settings.to_dict(), **changes})
         began = time.perf_counter()
         photo = random.random((side, side, 3)).astype(np.float32)
         times = [began, *(time.perf_counter() for _ in transfer.iterate(photo, style, chosen))]

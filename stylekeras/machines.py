@@ -283,8 +283,8 @@ def view(
     relative = settings.loss_scale == "relative"
     compared, regions = [], []
     for style in styles:
-        compared.append(targets.style(machine, layout, style, relative=relative))
         regions.append(targets.at_taps(machine, style.mask, style.layers, on_disk=layout.on_disk))
+        compared.append(targets.style(machine, layout, style, regions[-1], margin, relative=relative))
     tiles = targets.tiles(machine, layout, canvas, margin)
     if len(tiles) <= 1:
         seen: Any = {}

@@ -130,7 +130,7 @@ def weights(settings: Settings, styles: list[float], layers: Sequence[Mapping[st
     return {
         "content": settings.content_weight * towards.content,
         "style": settings.style_weight * towards.style,
-        "tv": settings.tv_weight * towards.style,
+        "tv": settings.tv_weight * towards.amount,
         "content_layers": dict(settings.content_layers),
         "style_layers": style_layers,
         "styles": list(styles),

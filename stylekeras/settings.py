@@ -61,7 +61,7 @@ class Settings:
     Raises: SettingsError for an unknown value, naming the nearest one that exists.
     """
 
-    preset: str | None = _option(None, "Named defaults: 'paper' is Gatys, Ecker and Bethge (2016).")
+    preset: str | None = _option(None, "Named defaults: painterly, subtle, poster, texture, or paper, as published.")
     size: int = _option(512, "Longest side of the picture, in pixels.")
     min_size: int | None = _option(128, "Longest side of the coarsest scale; 'none' for one scale only.")
     steps: tuple[int, ...] = _option((60, 40, 40, 30), "Most steps per scale, coarse to fine; the last repeats.")
@@ -159,7 +159,7 @@ def presets() -> dict[str, dict[str, Any]]:
 def read_config(path: str | Path) -> dict[str, Any]:
     """Read settings from a TOML file, fields as keys.
 
-    Returns: the fields it sets, as they are there; each is one that `Settings` takes.
+    Returns: the fields it sets, as they are there; each by itself is one that `Settings` takes.
     Raises: SettingsError, with the line, if it is not TOML or has an unknown key or an impossible value; if it cannot
         be read.
     """
@@ -181,9 +181,13 @@ def read_config(path: str | Path) -> dict[str, Any]:
 def _line(text: str, key: str) -> str:
     """Where a key of a TOML file is, to be said; "" if it is written in a way that is not looked for."""
     wanted = re.compile(rf"""\s*\[?\s*(["']?){re.escape(key)}\1\s*[]=.]""")
-    numbers = (number for number, line in enumerate(text.splitlines(), 1) if wanted.match(line))
-    found = next(numbers, None)
-    return "" if found is None else f", line {found}"
+    table = False
+    for number, line in enumerate(text.splitlines(), 1):
+        header = line.lstrip().startswith("[")
+        table = table or header
+        if wanted.match(line) and (header or not table):
+            return f", line {number}"
+    return ""
 
 
 # Each cleaner takes (name, value) and returns the normalised value or raises SettingsError.
@@ -355,7 +359,7 @@ _CLEAN: dict[str, Callable[[str, Any], Any]] = {
 
 def _with_preset(generated: Callable[..., None]) -> Callable[..., None]:
     # The generated __init__ cannot tell a default from the same value given on purpose, so presets go in before it.
-    def __init__(self: Settings, *, preset: str | None = None, **values: Any) -> None:
+    def __init__(self: Settings, /, *, preset: str | None = None, **values: Any) -> None:
         for name in values:
             if name not in FIELDS:
                 raise SettingsError(f"unknown setting {name!r}{nearest(name, FIELDS)}")

@@ -24,7 +24,7 @@ class Reference(NamedTuple):
 
     Images are made when they are asked for, (h, w, 3). `layers` are the taps; `region` is (h, w); `mask` of the size of
     the picture, its margin included; None for all. With an `amount` below 1 the picture is compared with what is that
-    share of the way from the photo's statistics, over its `place`, (h, w), to the style image's.
+    share of the way from the statistics of the photo, of the picture's size, in the mask to the style image's.
     """
 
     image: Image
@@ -33,15 +33,20 @@ class Reference(NamedTuple):
     mask: np.ndarray | None = None
     amount: float = 1.0
     photo: Image | None = None
-    place: np.ndarray | None = None
 
 
-def style(machine: Machine, layout: Layout, reference: Reference, *, relative: bool) -> Any:
-    """`objective.style_target` of a reference, on the engine."""
+def style(
+    machine: Machine, layout: Layout, reference: Reference, mask: Mapping[str, Any], margin: int, *, relative: bool
+) -> Any:
+    """`objective.style_target` of a reference, on the engine.
+
+    Args: mask: the reference's, as `at_taps` has it; margin: that of the picture.
+    """
     style_loss, taps = machine.objective.style_loss, reference.layers
-    images = [(reference.amount, _measurer(machine, layout, reference.image, reference.region, taps))]
+    region = at_taps(machine, reference.region, taps)
+    images = [(reference.amount, _measurer(machine, layout, reference.image, region, taps))]
     if reference.photo is not None and reference.amount < 1:
-        before = _measurer(machine, layout, reference.photo, reference.place, taps)
+        before = _measurer(machine, layout, reference.photo, mask, taps, margin)
         images.insert(0, (1 - reference.amount, before))
     found = [(share, sums({})) for share, sums in images]
     frames = objective.style_frames(style_loss, objective.mixed(found))
@@ -106,17 +111,19 @@ def tiles(machine: Machine, layout: Layout, shape: tuple[int, int], margin: int)
 
 
 def _measurer(
-    machine: Machine, layout: Layout, image: Image, counted: np.ndarray | None, taps: Iterable[str]
+    machine: Machine, layout: Layout, image: Image, where: Mapping[str, Any], taps: Iterable[str], margin: int = 0
 ) -> Callable[[Any], Any]:
-    """Frames to `objective.style_sums` of an image, over what is counted of it, (h, w)."""
+    """Frames to `objective.style_sums` of an image, over what `at_taps` has for it."""
     engine, style_loss = machine.engine, machine.objective.style_loss
 
     def sums(frames: Any) -> Any:
-        picture, where = image(), at_taps(machine, counted, taps)
-        cut = tiles(machine, layout, picture.shape[:2], 0)
+        picture = image()
+        cut = tiles(machine, layout, picture.shape[:2], margin)
         if len(cut) <= 1:
             seen = machine.extract(engine.tensor(picture[None]))
-            counts, known = engine.tensor(where), engine.tensor(frames)
+            # They may be on disk.
+            counts = engine.tensor({tap: np.asarray(mask) for tap, mask in where.items()})
+            known = engine.tensor(frames)
             return engine.array(objective.style_sums(engine.ops, style_loss, seen, taps, counts, known))
         fields, framed = machine.anatomy.fields, {tap: {"frame": frames[tap]} if frames else {} for tap in taps}
 

@@ -179,7 +179,8 @@ def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start:
     heaviest = max((style.weight * max(own.values()) for style, own in zip(styles, layers, strict=True)), default=0)
     towards_style = weights["style"] * heaviest > 0
     if not (towards_content or towards_style):
-        raise SettingsError("all weights of the content and of the style are 0: nothing to optimize for")
+        less = "" if weights["style"] or not settings.style_weight else "; at strength=0 the style has none"
+        raise SettingsError(f"all weights of the content and of the style are 0: nothing to optimize for{less}")
     taps = [*(settings.content_layers if photo is not None else ()), *(tap for own in layers for tap in own)]
     machine = machines.machine(settings, tuple(dict.fromkeys(taps)))
     if any(style.mask is not None or style.region is not None for style in styles):
@@ -297,8 +298,7 @@ def _reference(problem: Problem, style: Painting, shape: tuple[int, int], margin
         region=style.fit_region(longest),
         mask=None if style.mask is None else _mask(style.mask, shape, margin),
         amount=objective.strength(settings).amount,
-        photo=None if content is None else lambda: images.resize(content, *shape),
-        place=None if style.mask is None else masks.resize(style.mask, *shape),
+        photo=None if content is None else lambda: _mirror(images.resize(content, *shape), margin),
     )
 
 
@@ -346,7 +346,8 @@ def _scale(
                     "precision=float32 or optimizer=lbfgs"
                 )
             moved = [*moved[1 - _STEADY :], change]
-            last = step == steps or (len(moved) == _STEADY and sum(moved) < settings.tolerance)
+            steady = len(moved) == _STEADY and sum(moved) < settings.tolerance
+            last = step == steps or steady or not _painted(problem)
             place = {"scale": scale, "step": step, "last": last, "terms": terms, "moved": moved, "tile": painter.tile}
             yield Progress(
                 step=step,
@@ -524,14 +525,14 @@ def _first_state(problem: Problem, host: Any, shape: tuple[int, int], picture: n
 
 def _enlarged(problem: Problem, shape: tuple[int, int], picture: np.ndarray) -> np.ndarray:
     """The picture of the scale before, with as much of the photo's finer detail as is to be left of the photo."""
-    enlarged, left = images.resize(picture, *shape, linear=False), 1 - _painted(problem)
-    if left and problem.content is not None:
-        detail = images.resize(problem.content, *shape)
-        detail -= images.resize(images.resize(problem.content, *picture.shape[:2]), *shape, linear=False)
-        detail *= np.float32(left)
-        enlarged += detail
-        np.clip(enlarged, 0.0, 1.0, out=enlarged)
-    return enlarged
+    left = 1 - _painted(problem)
+    if not left or problem.content is None:
+        return images.resize(picture, *shape, linear=False)
+    found = images.resize(problem.content, *shape)
+    found -= images.resize(images.resize(problem.content, *picture.shape[:2]), *shape, linear=False)
+    found *= np.float32(left)
+    found += images.resize(picture, *shape, linear=False)
+    return np.clip(found, 0.0, 1.0, out=found)
 
 
 def _painted(problem: Problem) -> float:

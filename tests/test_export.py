@@ -62,13 +62,13 @@ def _targets(features, style_loss, name):
 @pytest.mark.parametrize("style_loss", CHOICES["style_loss"])
 def test_the_files_compute_what_the_engine_does(run, files, rng, style_loss):
     """Two styles, two sizes: taps, then targets by hand, then the step, in ONNX Runtime without stylekeras."""
-    taps_file, step_file = files(run, "--style-loss", style_loss, "--styles", "2", "--strength", "0.6")
+    taps_file, step_file = files(run, "--style-loss", style_loss, "--styles", "2", "--strength", "0.95")
     for path in (taps_file, step_file):
         onnx.checker.check_model(str(path), full_check=True)
     taps, step = (onnxruntime.InferenceSession(path) for path in (taps_file, step_file))
     about = step.get_modelmeta().custom_metadata_map
     weights = {name: np.float32(value) for name, value in json.loads(about["weights"]).items()}
-    settings = _settings(style_loss=style_loss, strength=0.6)
+    settings = _settings(style_loss=style_loss, strength=0.95)
     names = [output.name for output in taps.get_outputs()]
     for height, width in ((40, 36), (37, 51)):
         image, photo = scene(rng, height, width), scene(rng, height, width)

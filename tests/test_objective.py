@@ -312,7 +312,7 @@ def test_strength_is_how_far_the_painting_is_gone_towards_and_then_how_loose_the
 
     assert three() == three(strength=0.9) == [1.0, 3.0, 5.0, 7.0]
     assert three(strength=0.0) == [0.0, 3.0, 0.0, 0.0]
-    assert three(strength=0.45) == [0.5, 3.0, 5.0, 7.0]
+    assert three(strength=0.45) == [0.5, 3.0, 5.0, 3.5]
     assert three(strength=0.95) == pytest.approx([1.0, 0.75, 5.0, 7.0])
     assert three(strength=1.0) == pytest.approx([1.0, 3 / 16, 5.0, 7.0])
     assert three(loss_scale="absolute") == [1.0, 3.0, 5.0, 7.0], "whatever the default strength is"

@@ -288,6 +288,8 @@ def test_read_config(tmp_path):
         (b"# size = 0\nseed = 1\n  size=true", "line 3: size=True: expected a finite number"),
         (b'seed = 1\n"size" = 1', "line 2: size=1: expected a whole number"),
         (b"seed = 1\n\n[ style_layers ]\nfirst = -1", "line 3: style_layers: first=-1"),
+        (b"[style_layers]\nsize = 1\n[content_layers]\nx = -1", "line 3: content_layers: x=-1"),
+        (b"self = 1", "line 1: unknown setting 'self'"),
         (b"style_layers.first = -1", "line 1: style_layers: first=-1"),
         (b"size = 64\npreset = 'papier'", "line 2: preset='papier' is unknown; did you mean 'paper'"),
         (b'"s\\u0069ze" = 0', "(?<!line 1): size=0"),

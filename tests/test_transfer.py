@@ -395,6 +395,41 @@ def test_strength_zero_is_the_photo(optimizer):
         np.testing.assert_array_equal(picture, photo)
 
 
+def test_at_strength_zero_there_is_nothing_to_do():
+    steps = list(sk.iterate(CONTENT, STYLE, _settings(strength=0.0, steps=7, tolerance=0.0)))
+    assert [(step.step, step.last) for step in steps] == [(1, True)]
+    with pytest.raises(sk.SettingsError, match="at strength=0 the style has none"):
+        sk.stylize(CONTENT, STYLE, _settings(strength=0.0, content_weight=0.0))
+
+
+@pytest.mark.parametrize("margin", [0, 8])
+def test_of_a_little_strength_comes_a_little(margin):
+    """The photo is near a target that is near it, its mirrored margin included, and its detail stays at each scale."""
+    chosen = {"margin": margin, "optimizer": "lbfgs", "steps": 8, "style_loss": "wasserstein", "clip": True}
+    photo = _picture(9, 64, 91)
+    for size in (None, 45):
+        weak, strong = (
+            sk.stylize(photo, STYLE, _settings(**chosen, strength=strength, size=91, min_size=size))
+            for strength in (0.01, 0.9)
+        )
+        assert np.abs(weak - photo).mean() < 0.1 * np.abs(strong - photo).mean()
+
+
+def test_without_a_photo_strength_below_the_paintings_own_changes_nothing():
+    chosen = _settings(init="noise", size=48)
+    pictures = [sk.stylize(None, STYLE, dataclasses.replace(chosen, strength=strength)) for strength in (0.3, 0.9)]
+    np.testing.assert_array_equal(*pictures)
+
+
+def test_resumed_at_a_strength():
+    chosen = _settings(strength=0.5, size=91, min_size=45, init_noise=0.1, optimizer="lbfgs")
+    photo = _picture(9, 64, 91)
+    steps = list(sk.iterate(photo, STYLE, chosen))
+    for after in (1, 3):
+        last = list(sk.iterate(photo, STYLE, chosen, resume=steps[after].state))[-1]
+        np.testing.assert_array_equal(last.image, steps[-1].image)
+
+
 def test_strength_in_between_is_nearer_to_the_photo():
     chosen = _settings(optimizer="lbfgs", steps=20, init_noise=0.1)
     pictures = [

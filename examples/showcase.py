@@ -1,7 +1,8 @@
 """The pictures of docs/gallery.md: `python examples/showcase.py [--size 192] [--only strengths,colors,...]`.
 
 Photographs are scikit-image's (pip install 'stylekeras[demo]'), paintings the project's own: the one that comes with
-the package, and one of examples/paint.py in other colours. Each sheet is one run of the command line, which is printed.
+the package, and one of examples/paint.py in other colours. Each sheet is one run of the command line, which is printed;
+other options, such as --steps, go to all of them.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def masks(folder: Path) -> tuple[str, str]:
 def run(*arguments: str) -> None:
     """One command, printed with the names of files alone."""
     print("stylekeras", shlex.join(Path(item).name if "/" in item else item for item in arguments), flush=True)
-    if stylekeras([*arguments, "--overwrite", "--quiet", "--weights", "offline"]):
+    if stylekeras([*arguments, "--overwrite", "--quiet"]):
         raise SystemExit(1)
 
 
@@ -99,7 +100,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=192, help="longest side of each picture (default: 192)")
     parser.add_argument("--only", help="sheets to make, with commas between (default: all)")
     parser.add_argument("--out", type=Path, default=Path("docs/gallery"), help="folder (default: docs/gallery)")
-    chosen = parser.parse_args()
+    chosen, options = parser.parse_known_args()
+    options = options if "--weights" in options else [*options, "--weights", "offline"]
     only = chosen.only.split(",") if chosen.only else None
     chosen.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -108,7 +110,7 @@ def main() -> None:
             part = command[0] == "stylize"
             if only is None or ("styles" if part else name) in only:
                 found[name] = folder / f"{name}.png"
-                run(*command, "-o", str(found[name]))
+                run(*command, *options, "-o", str(found[name]))
                 if not part:
                     Image.open(found[name]).convert("RGB").save(chosen.out / f"{name}.jpg", quality=85)
         if "regions" in found:

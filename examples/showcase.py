@@ -57,7 +57,8 @@ def masks(folder: Path) -> tuple[str, str]:
 
 def run(*arguments: str) -> None:
     """One command, printed with the names of files alone."""
-    print("stylekeras", shlex.join(Path(item).name if "/" in item else item for item in arguments), flush=True)
+    names = (",".join(part.rpartition("/")[2] for part in item.split(",")) for item in arguments)
+    print("stylekeras", shlex.join(names), flush=True)
     if stylekeras([*arguments, "--overwrite", "--quiet"]):
         raise SystemExit(1)
 

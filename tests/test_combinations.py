@@ -31,7 +31,7 @@ CHOSEN = {
 }
 
 _rng = np.random.default_rng(11)
-PHOTO, IMAGE, FIRST, SECOND = (scene(_rng, *shape) for shape in (SHAPE, (45, 61), (50, 40), (30, 60)))
+PHOTO, IMAGE, FIRST, SECOND = (scene(_rng, *shape) for shape in (SHAPE, (45, 61), (50, 40), (44, 60)))
 MASK = np.linspace(0, 1, SHAPE[1], dtype=np.float32)[None] * np.ones((SHAPE[0], 1), np.float32)
 
 

@@ -15,6 +15,8 @@ def showcase(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import showcase
 
+    render = showcase.render
+    monkeypatch.setattr(showcase, "render", lambda size, seed: render(96, seed))
     return showcase
 
 

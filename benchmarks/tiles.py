@@ -15,7 +15,7 @@ import numpy as np
 import turns
 
 import stylekeras as sk
-from stylekeras import machines, memory, transfer
+from stylekeras import machines, memory, targets, transfer
 
 
 def main() -> None:
@@ -35,7 +35,8 @@ def main() -> None:
     settings = sk.Settings(size=chosen.size, tile=tile, memory=chosen.memory, **options)
     style = sk.Style(chosen.painting, scale=max(1 / 16, 512 / chosen.size))
     problem, _ = transfer.problem(None, style, settings)
-    paintings = [machines.Reference(sk.load_image(chosen.painting), settings.style_layers)]
+    painting = sk.load_image(chosen.painting)
+    paintings = [targets.Reference(lambda: painting, settings.style_layers)]
     margin, random = settings.margin, np.random.default_rng(0)
 
     def look(side: int, layout: machines.Layout) -> tuple[machines.View, np.ndarray]:

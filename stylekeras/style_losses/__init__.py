@@ -14,11 +14,15 @@ A loss that can only measure a picture when it knows the style, as a histogram n
   frame as its last argument, `measure` takes the sums that are compared, of the style image itself too, and `target`
   makes the target of these.
 
+One where the numbers of a target between two styles' are not between theirs in proportion has
+
+- `between(one, other, amount) -> target`: two targets to what is that share of the way from the one to the other.
+
 One that keeps much in memory while it measures says how much: `ACTIVATIONS`, numbers for each number of the features.
 
-`ops` is a namespace with NumPy's names (`keras.ops` in most engines). `frame`, `target` and `scale` are called once for
-a picture, not at every step, and get and return NumPy arrays in float64, so every engine has the same. Adding a style
-loss is adding a file here.
+`ops` is a namespace with NumPy's names (`keras.ops` in most engines). `frame`, `target`, `between` and `scale` are
+called once for a picture, not at every step, and get and return NumPy arrays in float64, so every engine has the same.
+Adding a style loss is adding a file here.
 """
 
 from __future__ import annotations

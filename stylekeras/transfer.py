@@ -163,7 +163,7 @@ def _prepare(content: Any, styles: Any, settings: Settings, longest: int, start:
         raise SettingsError("the weights of all styles are 0: leave the styles out, or give one a weight")
     shape = (given[0].image if photo is None else photo).shape[:2]
     styles, coverage = paintings.merge(given), paintings.coverage(given)
-    if photo is not None and settings.init == "content" and objective.strength(settings).amount == 0:
+    if not _painted(settings, photo):
         # Nothing is painted: the photo to the last bit, whatever rounding makes of gradients that should be 0.
         coverage = np.zeros(pyramid.shape_at(shape, longest), np.float32)
     if photo is not None and settings.colors == "match":
@@ -347,7 +347,7 @@ def _scale(
                 )
             moved = [*moved[1 - _STEADY :], change]
             steady = len(moved) == _STEADY and sum(moved) < settings.tolerance
-            last = step == steps or steady or not _painted(problem)
+            last = step == steps or steady or not _painted(settings, problem.content)
             place = {"scale": scale, "step": step, "last": last, "terms": terms, "moved": moved, "tile": painter.tile}
             yield Progress(
                 step=step,
@@ -525,7 +525,7 @@ def _first_state(problem: Problem, host: Any, shape: tuple[int, int], picture: n
 
 def _enlarged(problem: Problem, shape: tuple[int, int], picture: np.ndarray) -> np.ndarray:
     """The picture of the scale before, with as much of the photo's finer detail as is to be left of the photo."""
-    left = 1 - _painted(problem)
+    left = 1 - _painted(problem.settings, problem.content)
     if not left or problem.content is None:
         return images.resize(picture, *shape, linear=False)
     found = images.resize(problem.content, *shape)
@@ -535,10 +535,9 @@ def _enlarged(problem: Problem, shape: tuple[int, int], picture: np.ndarray) -> 
     return np.clip(found, 0.0, 1.0, out=found)
 
 
-def _painted(problem: Problem) -> float:
+def _painted(settings: Settings, photo: np.ndarray | None) -> float:
     """How far from the photo a run that starts from it goes; 1 if it starts elsewhere."""
-    from_photo = problem.settings.init == "content" and problem.content is not None
-    return objective.strength(problem.settings).amount if from_photo else 1.0
+    return objective.strength(settings).amount if settings.init == "content" and photo is not None else 1.0
 
 
 def _start(problem: Problem, shape: tuple[int, int]) -> np.ndarray:
@@ -556,7 +555,7 @@ def _start(problem: Problem, shape: tuple[int, int]) -> np.ndarray:
             image[rows] = random.normal(0.5, 0.15, image[rows].shape)
     # All positions of a flat area have the same features and so the same gradient: nothing there would ever become a
     # stroke without something to grow from.
-    amount = _painted(problem)
+    amount = _painted(settings, problem.content)
     for rows in blocks.rows(image.shape):
         noise = amount * settings.init_noise * random.standard_normal(image[rows].shape)
         image[rows] = np.clip(image[rows] + noise, 0.0, 1.0)
@@ -575,7 +574,8 @@ def _options(problem: Problem, host: Any, canvas: np.ndarray, *, first: bool) ->
         # The photo in the paintings' colours: where L-BFGS gets by itself too, a dozen steps later.
         margin, shape = settings.margin, (canvas.shape[0] - 2 * settings.margin, canvas.shape[1] - 2 * settings.margin)
         where = [None if style.mask is None else _mask(style.mask, shape, margin) for style in problem.styles]
-        coloured = paintings.colour(np.clip(canvas, 0.0, 1.0), problem.styles, where, _painted(problem))
+        amount = _painted(settings, problem.content)
+        coloured = paintings.colour(np.clip(canvas, 0.0, 1.0), problem.styles, where, amount)
         if problem.coverage is not None:
             coloured = masks.blend(canvas, coloured, _mask(problem.coverage, shape, margin))
         toward = host.tensor(coloured[None])

@@ -61,7 +61,7 @@ def main() -> None:
 
 def work(order: dict[str, Any]) -> None:
     """A contestant: tells of each evaluation its clock, its loss and the memory used so far (MB)."""
-    told = plain(order) if order["engine"].startswith(PLAIN) else ours(order)
+    told = plain(order, settings(order)) if order["engine"].startswith(PLAIN) else ours(order)
     version = next(told)
     clock = 0.0
 
@@ -96,7 +96,7 @@ def ours(order: dict[str, Any]) -> Iterator[Any]:
         yield progress.loss
 
 
-def plain(order: dict[str, Any]) -> Iterator[Any]:
+def plain(order: dict[str, Any], given: Any, device: str = "cpu") -> Iterator[Any]:
     """The version, then the loss of each evaluation: L-BFGS runs in a thread that waits to be asked."""
     import queue
     import threading
@@ -107,9 +107,8 @@ def plain(order: dict[str, Any]) -> Iterator[Any]:
     from stylekeras import images, pyramid
 
     photo, painting = (images.load_image(order[name]) for name in ("photo", "painting"))
-    given = settings(order)
     shape = pyramid.shape_at(photo.shape[:2], given.size)
-    objective = Plain(given, images.resize(photo, *shape), images.fit(painting, given.size))
+    objective = Plain(given, images.resize(photo, *shape), images.fit(painting, given.size), device)
     options = {"line_search_fn": "strong_wolfe"} if order["engine"] == WOLFE else {}
     count = order["iterations"]
     _, step = objective.optimizer(max_iter=count, max_eval=2 * count, tolerance_grad=0, tolerance_change=0, **options)
@@ -160,14 +159,14 @@ def table(report: dict[str, Any]) -> str:
 def best_so_far(row: dict[str, Any]) -> list[float]:
     """After each evaluation the least loss until then."""
     found: list[float] = []
-    for _, loss, _ in row["evaluations"]:
+    for _, loss, *_ in row["evaluations"]:
         found.append(min(loss, found[-1]) if found else loss)
     return found
 
 
 def reached(row: dict[str, Any], level: float) -> float | None:
     """When the loss was first that low."""
-    return next((clock for clock, loss, _ in row["evaluations"] if loss <= level), None)
+    return next((clock for clock, loss, *_ in row["evaluations"] if loss <= level), None)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from stylekeras import Settings, weights
 class Plain:
     """The objective of Gram settings without margin, total variation and strength."""
 
-    def __init__(self, settings: Settings, photo: np.ndarray, painting: np.ndarray) -> None:
+    def __init__(self, settings: Settings, photo: np.ndarray, painting: np.ndarray, device: str = "cpu") -> None:
         taps = {**settings.content_layers, **settings.style_layers}
         loaded = weights.load(settings.weights, settings.backbone, last=max(taps))
         layers: list[nn.Module] = []
@@ -37,17 +37,19 @@ class Plain:
             self.names += ["", name]
             if name == max(taps):
                 break
-        self.network = nn.Sequential(*layers).eval().requires_grad_(False)
+        self.network = nn.Sequential(*layers).eval().requires_grad_(False).to(device)
         card = loaded.card
         self.order = [2, 1, 0] if card.channel_order == "bgr" else [0, 1, 2]
-        self.range, self.mean, self.std = card.range, _column(card.mean), _column(card.std)
+        self.range, self.mean, self.std = card.range, _column(card.mean, device), _column(card.std, device)
         self.settings = settings
         relative = settings.loss_scale == "relative"
-        self.photo = _picture(photo)
+        self.photo = _picture(photo, device)
         self.content = {name: self.features(self.photo)[name] for name in settings.content_layers}
-        self.style = {name: gram(self.features(_picture(painting))[name]) for name in settings.style_layers}
+        self.style = {name: gram(self.features(_picture(painting, device))[name]) for name in settings.style_layers}
         targets = {**{("c", k): v for k, v in self.content.items()}, **{("s", k): v for k, v in self.style.items()}}
-        self.scales = {key: value.square().mean() if relative else torch.ones(()) for key, value in targets.items()}
+        self.scales = {
+            key: value.square().mean() if relative else torch.ones((), device=device) for key, value in targets.items()
+        }
 
     def features(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Of a picture (1, 3, h, w) of 0 to 255, by layer."""
@@ -96,9 +98,10 @@ def gram(x: torch.Tensor) -> torch.Tensor:
     return flat @ flat.T / flat.shape[1]
 
 
-def _picture(array: np.ndarray) -> torch.Tensor:
-    return 255 * torch.from_numpy(np.ascontiguousarray(array, np.float32)).permute(2, 0, 1)[None].contiguous()
+def _picture(array: np.ndarray, device: str) -> torch.Tensor:
+    whole = torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
+    return 255 * whole.permute(2, 0, 1)[None].contiguous()
 
 
-def _column(values: Any) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)
+def _column(values: Any, device: str) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device).reshape(1, -1, 1, 1)

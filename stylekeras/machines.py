@@ -260,6 +260,15 @@ def layout(
     return chosen
 
 
+def steps_ahead(view: View) -> int:
+    """How many steps are computed before they are asked for.
+
+    On a GPU one, so that it does not wait for what is done with each; what that holds of memory twice, a processor
+    needs more than it would gain.
+    """
+    return 1 if view.machine.engine.device.startswith("GPU") and view.parts == 1 else 0
+
+
 def most(machine: Machine, settings: Settings) -> int | None:
     """The memory that may be taken. What a GPU has is not asked: there, tiles become smaller when it runs out."""
     if settings.memory is not None:

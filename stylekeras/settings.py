@@ -30,7 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": ("lbfgs", "adam"),
     "colors": ("style", "luminance", "match"),
     "engine": ("auto", "tensorflow", "onnx", "onnxruntime", "openvino", "jax", "torch"),
-    "precision": ("auto", "float32", "bfloat16"),
+    "precision": ("auto", "float32", "bfloat16", "float16"),
     "preprocessing": ("auto", "torchvision", "caffe", "unit"),
 }
 INITS = ("content", "noise", "style")

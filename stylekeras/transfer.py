@@ -11,14 +11,28 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from stylekeras import blocks, color, images, lazy, machines, masks, objective, paintings, pyramid, targets, trees
+from stylekeras import (
+    blocks,
+    color,
+    engines,
+    images,
+    lazy,
+    machines,
+    masks,
+    objective,
+    paintings,
+    pyramid,
+    targets,
+    trees,
+)
+from stylekeras.ahead import ahead
 from stylekeras.errors import DivergedError, GraphError, SettingsError, nearest
 from stylekeras.layout import Layout
 from stylekeras.paintings import Painting
@@ -336,36 +350,39 @@ def _scale(
         done = resume["step"] if resume is not None else 0
         moved: list[float] = resume["moved"] if resume is not None else []
         steps = pyramid.steps_at(settings.steps, scale)
-        not_finite = 0
-        for step in range(done + 1, done + 1 if resume is not None and resume["last"] else steps + 1):
-            evaluated, loss, terms, change = painter.step()
-            not_finite = 0 if math.isfinite(evaluated) else not_finite + 1
-            if not math.isfinite(loss) or not_finite >= _NOT_FINITE_IN_A_ROW:
-                raise DivergedError(
-                    f"the loss became {evaluated} at step {step} of {shape[1]}x{shape[0]}; try smaller weights, "
-                    "precision=float32 or optimizer=lbfgs"
+        end = done + 1 if resume is not None and resume["last"] else steps + 1
+        loop, state, not_finite = painter.loop, painter.state, 0
+        with closing(ahead(painter.steps(end - done - 1), machines.steps_ahead(painter.view))) as taken:
+            for step, made in enumerate(taken, done + 1):
+                loop, state = made.loop, made.state
+                not_finite = 0 if math.isfinite(made.evaluated) else not_finite + 1
+                if not math.isfinite(made.loss) or not_finite >= _NOT_FINITE_IN_A_ROW:
+                    raise DivergedError(
+                        f"the loss became {made.evaluated} at step {step} of {shape[1]}x{shape[0]}; try smaller "
+                        "weights, precision=float32 or optimizer=lbfgs"
+                    )
+                moved = [*moved[1 - _STEADY :], made.moved]
+                steady = len(moved) == _STEADY and sum(moved) < settings.tolerance
+                last = step == steps or steady or not _painted(settings, problem.content)
+                place = {"scale": scale, "step": step, "last": last, "moved": moved, "tile": made.tile}
+                place |= {"run": _identity(problem, sizes), "terms": made.terms}
+                yield Progress(
+                    step=step,
+                    steps=steps,
+                    last=last,
+                    size=shape,
+                    scale=scale,
+                    scales=len(sizes),
+                    loss=made.loss,
+                    terms=dict(made.terms),
+                    seconds=time.perf_counter() - began,
+                    provenance=made.provenance,
+                    _image=partial(_image, settings, loop, state, photo, coverage),
+                    _state=partial(_state, loop.engine, state, place),
                 )
-            moved = [*moved[1 - _STEADY :], change]
-            steady = len(moved) == _STEADY and sum(moved) < settings.tolerance
-            last = step == steps or steady or not _painted(settings, problem.content)
-            place = {"scale": scale, "step": step, "last": last, "terms": terms, "moved": moved, "tile": painter.tile}
-            yield Progress(
-                step=step,
-                steps=steps,
-                last=last,
-                size=shape,
-                scale=scale,
-                scales=len(sizes),
-                loss=loss,
-                terms=dict(terms),
-                seconds=time.perf_counter() - began,
-                provenance=painter.provenance,
-                _image=partial(_image, settings, painter.loop, painter.state, photo, coverage),
-                _state=partial(_state, painter.view.host, painter.state, {"run": _identity(problem, sizes), **place}),
-            )
-            if last:
-                break
-        return painter.picture()
+                if last:
+                    break
+        return _cut(loop.engine.array(loop.result(state))[0], settings.margin)
     finally:
         painter.stop()
 
@@ -378,7 +395,18 @@ def _layout_after(layout: Layout, resume: Mapping[str, Any] | None) -> Layout:
     return Layout(tile, layout.on_disk)
 
 
-Step = tuple[float, float, dict[str, float], float]
+class _Made(NamedTuple):
+    """What came of a step: the loss of what was evaluated, of the picture so far that picture's loss and terms, by how
+    much it has changed, the optimizer's `state`, which `loop` reads, the tiles as in `_Painter`, and what did it."""
+
+    evaluated: float
+    loss: float
+    terms: Mapping[str, float]
+    moved: float
+    state: Any
+    loop: Any
+    tile: int | None
+    provenance: Mapping[str, Any]
 
 
 class _Painter:
@@ -409,23 +437,27 @@ class _Painter:
                 self.loop.start(_first_state(self._problem, self.view.host, self._shape, picture))
         self.state = self.loop.state
 
-    def step(self) -> Step:
-        """As that of a loop."""
+    def steps(self, count: int) -> Generator[_Made, None, None]:
+        """That many steps."""
+        for _ in range(count):
+            evaluated, loss, terms, moved = self._step()
+            self.state, self._terms = self.loop.state, terms
+            yield _Made(evaluated, loss, terms, moved, self.state, self.loop, self.tile, self._provenance)
+
+    def _step(self) -> engines.Step:
         while True:
             try:
-                found: Step = self.loop.step(self.view.targets, self._problem.weights)
-                break
+                found: engines.Step = self.loop.step(self.view.targets, self._problem.weights)
+                return found
             except Exception as error:
                 fields = _fields(self.view.host, self.state)._asdict()
                 self._shrink(error)
             # Not before the error is gone, and with it what its traceback holds in memory.
             self._look()
             self.loop.restore(fields, self._terms)
-        self.state, self._terms = self.loop.state, found[2]
-        return found
 
     @property
-    def provenance(self) -> dict[str, Any]:
+    def _provenance(self) -> dict[str, Any]:
         """The machine's, with what is this scale's own."""
         made_by, layout = self._problem.provenance, self.view.layout
         tile: dict[str, Any] = {}
@@ -435,10 +467,6 @@ class _Painter:
         tight = any(other.tile for other in self._problem.layouts)
         memory = {"memory": self._problem.memory} if tight else {}
         return {**made_by, **tile, **memory, "notes": [*made_by["notes"], *self._notes]}
-
-    def picture(self) -> np.ndarray:
-        """The picture so far, (h, w, 3)."""
-        return _cut(self.view.host.array(self.loop.image)[0], self._problem.settings.margin)
 
     def stop(self) -> None:
         """Let go of everything."""

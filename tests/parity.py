@@ -104,8 +104,8 @@ def gradient_error(found: np.ndarray, right: np.ndarray) -> float:
     return float(np.linalg.norm(found - right) / np.linalg.norm(right))
 
 
-def run(engine: str, optimizer: str = "lbfgs", nudge: float = 0.0, **changes: Any) -> tuple[float, np.ndarray]:
-    """Loss and picture after 50 steps from a photo-like scene.
+def job(engine: str, nudge: float = 0.0, **changes: Any) -> tuple[np.ndarray, np.ndarray, sk.Settings]:
+    """A photo-like scene, a painting and settings for 50 steps.
 
     Args: nudge: noise added to the start; changes: of the settings, which are Gram matrices in balance with content.
     """
@@ -113,8 +113,12 @@ def run(engine: str, optimizer: str = "lbfgs", nudge: float = 0.0, **changes: An
     photo, painting = scene(rng, 96, 96), scene(rng, 96, 96)
     start = np.clip(photo + nudge * rng.standard_normal(photo.shape), 0, 1).astype(np.float32)
     fixed = {"backbone": "vgg16", "weights": "offline", "precision": "float32", "engine": engine, "size": 96}
-    fixed |= {"min_size": None, "steps": 50, "margin": 0, "init_noise": 0.0, "optimizer": optimizer}
+    fixed |= {"min_size": None, "steps": 50, "margin": 0, "init_noise": 0.0}
     balanced = {"style_loss": "gram", "content_weight": 1.0, "style_layers": dict.fromkeys(_STYLE_LAYERS, 0.2)}
-    chosen = sk.Settings(**{**fixed, **balanced, "tv_weight": 0.0, **changes})
-    (last,) = deque(sk.iterate(start, painting, chosen), maxlen=1)
+    return start, painting, sk.Settings(**{**fixed, **balanced, "tv_weight": 0.0, **changes})
+
+
+def run(engine: str, optimizer: str = "lbfgs", nudge: float = 0.0, **changes: Any) -> tuple[float, np.ndarray]:
+    """Loss and picture of a `job`."""
+    (last,) = deque(sk.iterate(*job(engine, nudge, optimizer=optimizer, **changes)), maxlen=1)
     return last.loss, last.image

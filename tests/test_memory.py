@@ -221,9 +221,11 @@ def test_a_budget_decides(monkeypatch):
         _run(memory="2MB")
 
 
-def test_where_memory_runs_out_the_run_goes_on_in_tiles(monkeypatch):
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_where_memory_runs_out_the_run_goes_on_in_tiles(monkeypatch, ahead):
     """And so does one that is resumed from there."""
     expected = _run()
+    monkeypatch.setattr(machines, "steps_ahead", lambda view: ahead)
     machines._built.cache_clear()
     calls = []
     taps = ("block2_conv2", "block1_conv1", "block2_conv1")

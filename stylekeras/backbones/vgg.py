@@ -32,13 +32,13 @@ class Preprocess(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
     Written out because `keras.applications.*.preprocess_input` changes a float array in place.
     """
 
-    def __init__(self, weights: Weights, **options: Any) -> None:
+    def __init__(self, weights: Weights, *, scale: float = 1.0, **options: Any) -> None:
+        """`scale` is what that range is multiplied by."""
         super().__init__(trainable=False, **options)
         flip = -1 if weights.card.channel_order == "bgr" else 1
-        self._factor = np.asarray(weights.card.range / np.asarray(weights.card.std[::flip]), "float32")
-        self._shift = np.asarray(
-            np.asarray(weights.card.mean[::flip]) / np.asarray(weights.card.std[::flip]), "float32"
-        )
+        std = np.asarray(weights.card.std[::flip])
+        self._factor = np.asarray(scale * weights.card.range / std, "float32")
+        self._shift = np.asarray(scale * np.asarray(weights.card.mean[::flip]) / std, "float32")
 
     def call(self, image: Any) -> Any:
         """(1, h, w, 3) in [0, 1] to (1, h, w, 3) in the network's range."""
@@ -58,6 +58,18 @@ class InTwoParts(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
         return keras.ops.concatenate([high, keras.ops.cast(left_over, self.compute_dtype)], axis=-1)
 
 
+class Widen(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
+    """Features in a low precision as float32, divided by the scale that the network ran at."""
+
+    def __init__(self, scale: float, **options: Any) -> None:
+        super().__init__(trainable=False, dtype="float32", autocast=False, **options)
+        self._scale = scale
+
+    def call(self, features: Any) -> Any:
+        """(1, h, w, c) to (1, h, w, c) float32."""
+        return keras.ops.cast(features, "float32") / self._scale
+
+
 class ReplicateEdge(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
     """Repeat the outermost pixels once on every side.
 
@@ -71,6 +83,23 @@ class ReplicateEdge(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyp
         return keras.ops.concatenate([image[:, :, :1], image, image[:, :, -1:]], axis=2)
 
 
+# The largest value of a picture that enters a network in float16. Features grow from there by up to two orders of
+# magnitude; float16 ends at 65,504.
+_LARGEST = 8.0
+
+
+def _scale(weights: Weights, dtype: str) -> float:
+    """The power of two at which the network runs, which keeps float16 from overflowing.
+
+    Convolutions with their biases scaled likewise, ReLU and pooling give features at the same scale, to the last bit.
+    """
+    if dtype != "float16":
+        return 1.0
+    card = weights.card
+    ends = [(end - mean) / std for end in (0.0, card.range) for mean, std in zip(card.mean, card.std, strict=True)]
+    return float(2.0 ** np.floor(np.log2(_LARGEST / np.abs(ends).max())))
+
+
 def build(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str, dtype: str) -> keras.Model:
     """The frozen network as image -> {tap: features}, each tap after its ReLU.
 
@@ -80,7 +109,7 @@ def build(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str, 
         pooling: "max" or "average". Averages are not rescaled: relative losses divide the change of scale out.
         padding: "replicate" or "zeros" around the picture; deeper convolutions pad with zeros as the network was
             trained to.
-        dtype: arithmetic and kernels inside; taps come out as float32.
+        dtype: arithmetic and kernels inside; taps come out as float32. In float16, gradients need loss scaling.
 
     Returns: a model from (1, h, w, 3) float32 in [0, 1], any h and w from 32 up, to {tap: (1, h', w', c) float32}.
     Raises: SettingsError for an unknown tap.
@@ -89,7 +118,8 @@ def build(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str, 
     last = deepest(weights.backbone, taps)
     network = _network(weights.backbone)
     image = keras.Input((None, None, 3), batch_size=1, dtype="float32", name="image")
-    x = Preprocess(weights, dtype="float32")(image)
+    scale = _scale(weights, dtype)
+    x = Preprocess(weights, scale=scale, dtype="float32")(image)
     if dtype != "float32":
         x = InTwoParts(dtype=dtype, autocast=False)(x)
     outputs = {}
@@ -107,12 +137,12 @@ def build(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str, 
                 kernel = kernel[:, :, ::-1]
             if layer.name == "block1_conv1" and dtype != "float32":
                 kernel = np.concatenate([kernel, kernel], axis=2)
-            convolution.set_weights([kernel, bias])
+            convolution.set_weights([kernel, scale * bias])
         else:
             kind = keras.layers.AveragePooling2D if pooling == "average" else keras.layers.MaxPooling2D
             x = kind(2, name=layer.name, dtype=dtype, data_format="channels_last")(x)
         if layer.name in taps:
-            outputs[layer.name] = x if dtype == "float32" else keras.layers.Activation("linear", dtype="float32")(x)
+            outputs[layer.name] = x if dtype == "float32" else Widen(scale)(x)
         if layer.name == last:
             break
     return keras.Model(image, outputs, name=f"{weights.backbone}_taps", trainable=False)

@@ -63,6 +63,8 @@ INSTALL = {
 }
 
 Taps = Callable[[Any], dict[str, Any]]
+# What `Loop.step` returns.
+Step = tuple[float, float, dict[str, float], float]
 
 
 class Objective(Protocol):
@@ -140,20 +142,30 @@ def gpu_driver() -> bool:
     return Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
 
 
-def precision_of(name: str, asked: str, *has: str, matrices: bool = False) -> str:
-    """The precision an engine works in: what was asked for.
-
-    "auto" is the first that it has; or bfloat16, if it has that and computes with the processor's matrix unit
-    (`matrices`) where there is one. The vector instructions for bfloat16 alone are slower than float32
-    (benchmarks/README.md).
+def precision_of(name: str, asked: str, *has: str, auto: str = "float32") -> str:
+    """The precision an engine works in: what was asked for; for "auto" `auto`, if it has that, otherwise its first.
 
     Raises: EngineError if it does not have it.
     """
     if asked not in ("auto", *has):
         raise EngineError(f"engine {name} computes in {' or '.join(has)}, not in {asked}")
     if asked == "auto":
-        return "bfloat16" if matrices and "bfloat16" in has and has_matrix_unit() else has[0]
+        return auto if auto in has else has[0]
     return asked
+
+
+# The compute capabilities from which NVIDIA's GPUs have matrix units for a precision.
+_NATIVE = (((8, 0), "bfloat16"), ((7, 0), "float16"))
+
+
+def native_precision(capability: tuple[int, int] | None = None) -> str:
+    """The lowest precision that matrix units compute in: a GPU's of that compute capability, or the processor's.
+
+    The processor's vector instructions for bfloat16 alone are slower than float32 (benchmarks/README.md).
+    """
+    if capability is None:
+        return "bfloat16" if has_matrix_unit() else "float32"
+    return next((precision for least, precision in _NATIVE if tuple(capability) >= least), "float32")
 
 
 def devices_of(name: str, asked: int | None, kind: str, seen: Sequence[Any]) -> list[Any]:
@@ -178,9 +190,9 @@ def cannot_run(name: str, error: Exception) -> EngineError:
 
 def _may_have(name: str, precision: str) -> bool:
     """Whether an engine has a precision on this processor, as far as that is known before it is loaded."""
-    if precision != "bfloat16" or name not in ONNX_RUNTIMES:
+    if precision in ("auto", "float32") or name not in ONNX_RUNTIMES:
         return True
-    return name == "openvino" and multiplies_bfloat16()
+    return name == "openvino" and precision == "bfloat16" and multiplies_bfloat16()
 
 
 @functools.cache
@@ -240,14 +252,14 @@ class Loop:
         """Take over a state, of any height and width."""
         self._state = state
 
-    def step(self, targets: Any, weights: Any) -> tuple[float, float, dict[str, float], float]:
+    def step(self, targets: Any, weights: Any) -> Step:
         """Evaluate `state.image` and update.
 
         Returns: the loss just evaluated, the loss of the picture so far, that picture's terms, and by how much it has
             changed (root mean square).
         """
-        evaluated, terms, after = self._step(targets, weights)
-        loss, accepted, moved = after
+        # All at once: on a GPU each fetch waits.
+        evaluated, terms, (loss, accepted, moved) = self.engine.array(self._step(targets, weights))
         if accepted or not self._terms:
             self._terms = {name: float(value) for name, value in terms.items()}
         return float(evaluated), float(loss), self._terms, float(moved)

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from stylekeras import trees
-from stylekeras.engines import Loop, Objective, cores, devices_of, keras_on, precision_of
+from stylekeras import loss_scaling, trees
+from stylekeras.engines import Loop, Objective, cores, devices_of, keras_on, native_precision, precision_of
 from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
 
@@ -37,7 +37,9 @@ class Engine:
     def __init__(self, precision: str, devices: int | None = None) -> None:
         # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.
         jax.config.update("jax_default_matmul_precision", "highest")
-        self.precision = precision_of(self.name, precision, "float32", "bfloat16")
+        # On a processor it is not known to be faster in bfloat16.
+        native = native_precision(_capability(jax.devices()[0])) if sees_gpu() else "float32"
+        self.precision = precision_of(self.name, precision, "float32", "bfloat16", "float16", auto=native)
         chosen = devices_of(self.name, devices, "GPU" if sees_gpu() else "CPU", jax.devices())
         self.devices = len(chosen)
         self.device = f"GPU ({chosen[0].device_kind})" if sees_gpu() else f"CPU ({cores()} cores)"
@@ -54,14 +56,15 @@ class Engine:
         return jax.tree.map(lambda item: jax.numpy.asarray(item, "float32"), value)
 
     def array(self, value: Any) -> Any:
-        """A nested structure as NumPy arrays."""
-        return jax.tree.map(np.asarray, value)
+        """A nested structure as NumPy arrays, fetched together."""
+        return jax.device_get(value)
 
     def backbone(self, weights: Weights, taps: list[str], *, pooling: str, padding: str) -> Taps:
         """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}."""
         from stylekeras.backbones import vgg
 
-        return Taps(vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision))
+        model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
+        return Taps(model, scaled=self.precision == "float16")
 
     def evaluator(self, taps: Any, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(image, targets, weights) -> (loss, terms, gradient), compiled."""
@@ -156,15 +159,16 @@ class Compiled:
 class Taps:
     """The taps model; its kernels are arguments of what is compiled, since constants are copied into every program."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, scaled: bool) -> None:
         self.parameters = [variable.value for variable in model.non_trainable_variables]
-        self._model = model
-        self._compiled = jax.jit(self.pure)
 
-    def pure(self, parameters: Any, image: Any) -> dict[str, Any]:
-        """Features from kernels and picture."""
-        features: dict[str, Any] = self._model.stateless_call([], parameters, image, training=False)[0]
-        return features
+        def pure(parameters: Any, image: Any) -> dict[str, Any]:
+            features: dict[str, Any] = model.stateless_call([], parameters, image, training=False)[0]
+            return features
+
+        # Features from kernels and picture.
+        self.pure = _scaled(pure) if scaled else pure
+        self._compiled = jax.jit(self.pure)
 
     def __call__(self, image: Any) -> dict[str, Any]:
         """(1, h, w, 3) to {tap: (1, h', w', c)}."""
@@ -180,3 +184,30 @@ def _evaluation(taps: Any, objective: Objective) -> Callable[..., tuple[Any, Any
         return loss, terms, gradient
 
     return evaluate
+
+
+def _scaled(taps: Callable[[Any, Any], dict[str, Any]]) -> Callable[[Any, Any], dict[str, Any]]:
+    """`taps`, of frozen kernels and a picture, with loss scaling of its own gradient."""
+    features: Any = jax.custom_vjp(taps)
+
+    def forward(parameters: Any, image: Any) -> tuple[dict[str, Any], Any]:
+        found, pull = jax.vjp(functools.partial(taps, parameters), image)
+        return found, pull
+
+    def backward(pull: Any, cotangents: dict[str, Any]) -> tuple[None, Any]:
+        factor = loss_scaling.factor(keras.ops, list(cotangents.values()))
+        (gradient,) = pull(jax.tree.map(lambda cotangent: factor * cotangent, cotangents))
+        return None, gradient / factor
+
+    def of(parameters: Any, image: Any) -> dict[str, Any]:
+        found: dict[str, Any] = features(parameters, image)
+        return found
+
+    features.defvjp(forward, backward)
+    return of
+
+
+def _capability(device: Any) -> tuple[int, int]:
+    """Of an NVIDIA GPU; that of the oldest where it is not said."""
+    major, _, minor = str(getattr(device, "compute_capability", "0.0")).partition(".")
+    return int(major), int(minor or 0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import openvino
 
-from stylekeras.engines import cannot_run, cores, devices_of, multiplies_bfloat16, precision_of
+from stylekeras.engines import cannot_run, cores, devices_of, multiplies_bfloat16, native_precision, precision_of
 from stylekeras.errors import RunError
 from stylekeras.graphs.engine import GraphEngine, Run
 from stylekeras.layout import Footprint
@@ -33,7 +33,7 @@ class Engine(GraphEngine):
         self._core = openvino.Core()
         # Without instructions for it, it would imitate it or compute in float32, and not say so.
         low = ("bfloat16",) if multiplies_bfloat16() else ()
-        self.precision = precision_of(self.name, precision, "float32", *low, matrices=True)
+        self.precision = precision_of(self.name, precision, "float32", *low, auto=native_precision())
         self.devices = len(devices_of(self.name, devices, "device", [None]))
         self.device = f"CPU ({cores()} cores)"
 

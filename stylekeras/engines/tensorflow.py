@@ -16,8 +16,8 @@ import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from stylekeras import engines, trees
-from stylekeras.engines import Objective, Taps, cores, devices_of, keras_on, precision_of
+from stylekeras import engines, loss_scaling, trees
+from stylekeras.engines import Objective, Taps, cores, devices_of, keras_on, native_precision, precision_of
 from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
 
@@ -48,7 +48,8 @@ class Engine:
     def __init__(self, precision: str, devices: int | None = None) -> None:
         tf.config.experimental.enable_tensor_float_32_execution(False)
         gpus = tf.config.list_physical_devices("GPU")
-        self.precision = precision_of(self.name, precision, "float32", "bfloat16", matrices=not gpus)
+        native = native_precision(_capability(gpus[0]) if gpus else None)
+        self.precision = precision_of(self.name, precision, "float32", "bfloat16", "float16", auto=native)
         kind = "GPU" if gpus else "CPU"
         chosen = devices_of(self.name, devices, kind, tf.config.list_logical_devices(kind))
         self.devices = len(chosen)
@@ -80,7 +81,7 @@ class Engine:
             model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
         signature = [tf.TensorSpec((1, None, None, 3), tf.float32)]
         compiled: Taps = tf.function(lambda image: model(image, training=False), input_signature=signature)
-        return compiled
+        return _scaled(compiled) if self.precision == "float16" else compiled
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` of nested structures of tensors, compiled; heights and widths may change between calls."""
@@ -199,7 +200,17 @@ class Loop(engines.Loop):
         for variable, old, new in zip(state, before, after, strict=True):
             if new is not old:
                 variable.assign(new)
-        return loss, terms, (after.loss, after.accepted, after.moved)
+        numbers: tuple[Any, dict[str, Any], tuple[Any, Any, Any]]
+        numbers = _on_host((loss, terms, (after.loss, after.accepted, after.moved)))
+        return numbers
+
+
+def _on_host(numbers: Any) -> Any:
+    """A nested structure of scalars as float32 in the machine's own memory, by one copy from the device."""
+    flat = [tf.cast(number, tf.float32) for number in tf.nest.flatten(numbers)]
+    vector = tf.stack(flat)
+    with tf.device("CPU:0"):
+        return tf.nest.pack_sequence_as(numbers, tf.unstack(tf.identity(vector), num=len(flat)))
 
 
 class _Compiled:
@@ -223,6 +234,26 @@ class _Compiled:
         return self._function(*arguments)
 
 
+def _scaled(taps: Taps) -> Taps:
+    """`taps` with loss scaling of its own gradient."""
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow is untyped
+    def features_of(image: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(image)
+            features = taps(image)
+
+        def gradient(*cotangents: Any, variables: Sequence[Any]) -> tuple[Any, list[None]]:
+            factor = loss_scaling.factor(keras.ops, cotangents)
+            # Both in the order of the names.
+            scaled = [factor * cotangent for cotangent in cotangents]
+            return tape.gradient(tf.nest.flatten(features), image, scaled) / factor, [None] * len(variables)
+
+        return features, gradient
+
+    return features_of  # type: ignore[no-any-return]  # TensorFlow is untyped
+
+
 def _open_spec(value: Any) -> tf.TensorSpec:
     shape = value.shape
     if len(shape) == 4:
@@ -240,6 +271,11 @@ def _variable(value: Any) -> tf.Variable:
     if len(shape) >= 4:
         shape[-3], shape[-2] = None, None
     return tf.Variable(value, shape=tf.TensorShape(shape), trainable=False)
+
+
+def _capability(gpu: Any) -> tuple[int, int] | None:
+    found: tuple[int, int] | None = tf.config.experimental.get_device_details(gpu).get("compute_capability")
+    return found
 
 
 def _gpu_name(gpu: Any) -> str:

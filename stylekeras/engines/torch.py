@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from stylekeras import trees
-from stylekeras.engines import Loop, Objective, Taps, cores, devices_of, keras_on, precision_of
+from stylekeras import loss_scaling, trees
+from stylekeras.engines import Loop, Objective, Taps, cores, devices_of, keras_on, native_precision, precision_of
 from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
 
@@ -36,7 +36,8 @@ class Engine:
         # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        self.precision = precision_of(self.name, precision, "float32", "bfloat16", matrices=not sees_gpu())
+        native = native_precision(torch.cuda.get_device_capability() if sees_gpu() else None)
+        self.precision = precision_of(self.name, precision, "float32", "bfloat16", "float16", auto=native)
         self.devices = len(devices_of(self.name, devices, "device", [None]))
         self.device = f"GPU ({torch.cuda.get_device_name()})" if sees_gpu() else f"CPU ({cores()} cores)"
 
@@ -62,7 +63,7 @@ class Engine:
             found: dict[str, Any] = model(image, training=False)
             return found
 
-        return features
+        return _scaled(features) if self.precision == "float16" else features
 
     def evaluator(self, taps: Taps, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(image, targets, weights) -> (loss, terms, gradient)."""
@@ -126,3 +127,32 @@ class Engine:
                 return loss, terms, optimizer.update(self.ops, state, loss, gradient)
 
         return Loop(self, optimizer, advance)
+
+
+def _scaled(taps: Taps) -> Taps:
+    """`taps` with loss scaling of its own gradient."""
+
+    class Features(torch.autograd.Function):  # type: ignore[misc]  # untyped where PyTorch is missing
+        """The taps one after the other, since it takes no dict."""
+
+        @staticmethod
+        def forward(context: Any, image: Any, names: list[str]) -> tuple[Any, ...]:
+            with torch.enable_grad():
+                context.image = image.detach().requires_grad_()
+                found = taps(context.image)
+            names.extend(found)
+            context.features = list(found.values())
+            return tuple(value.detach() for value in context.features)
+
+        @staticmethod
+        def backward(context: Any, *cotangents: Any) -> Any:
+            factor = loss_scaling.factor(keras.ops, cotangents)
+            scaled = [factor * cotangent for cotangent in cotangents]
+            return torch.autograd.grad(context.features, context.image, scaled)[0] / factor, None
+
+    def features(image: Any) -> dict[str, Any]:
+        names: list[str] = []
+        found = Features.apply(image, names)
+        return dict(zip(names, found, strict=True))
+
+    return features

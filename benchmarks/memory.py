@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--memory", help="as the command line's, such as 6GB")
     parser.add_argument("--style-loss", default="wasserstein")
     parser.add_argument("--optimizer", default="lbfgs")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -42,6 +43,7 @@ def main() -> None:
                 command = [sys.executable, __file__, chosen.photo, chosen.painting, "--one", "--engines", engine]
                 command += ["--sizes", size, "--tiles", tile, "--steps", str(chosen.steps)]
                 command += ["--style-loss", chosen.style_loss, "--optimizer", chosen.optimizer]
+                command += ["--precision", chosen.precision]
                 command += ["--memory", chosen.memory] if chosen.memory else []
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 said = done.stdout.strip() or done.stderr.strip().splitlines()[-1]
@@ -59,7 +61,7 @@ def _one(chosen: argparse.Namespace) -> None:
         style_loss=chosen.style_loss,
         optimizer=chosen.optimizer,
         weights="random",
-        precision="float32",
+        precision=chosen.precision,
     )
     plan = sk.plan(chosen.photo, chosen.painting, settings)
     scale = plan.scales[0]

@@ -352,9 +352,9 @@ def _built(
 ) -> Machine:
     """Build and, lazily, compile; the arguments are all that it depends on (`changed` tells versions of files)."""
     from_file = backbones.is_file(backbone)
-    if from_file and precision not in ("auto", "float32"):
-        raise EngineError(f"networks from ONNX files run in float32, not in {precision}")
-    engine = engines.load(engine_name, "float32" if from_file else precision, devices)
+    if from_file and precision not in ("auto", "float32", "winograd"):
+        raise EngineError(f"networks from ONNX files run in float32 or winograd, not in {precision}")
+    engine = engines.load(engine_name, "float32" if from_file and precision == "auto" else precision, devices)
     if from_file and not engine.reads_onnx:
         raise EngineError(f"engine {engine.name} has no networks from ONNX files; use engine=onnx")
     loaded = backbones.load(backbone, weights, taps, preprocessing=preprocessing, seed=seed)

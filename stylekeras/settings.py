@@ -30,7 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": ("lbfgs", "adam"),
     "colors": ("style", "luminance", "match"),
     "engine": ("auto", "tensorflow", "onnx", "onnxruntime", "openvino", "jax", "torch"),
-    "precision": ("auto", "float32", "bfloat16", "float16"),
+    "precision": ("auto", "float32", "winograd", "bfloat16", "float16"),
     "preprocessing": ("auto", "torchvision", "caffe", "unit"),
 }
 INITS = ("content", "noise", "style")
@@ -92,7 +92,9 @@ class Settings:
     tile: str | int = _option("auto", "Pixels a side that are looked at at a time; 'none' for all.")
     devices: str | int = _option("auto", "Devices that tiles are spread over; 'auto' is all GPUs, or one processor.")
     memory: int | None = _option(None, "Most memory to take, such as 8GB; all that is free if not given.")
-    precision: str = _option("auto", "Arithmetic inside the backbone; losses and the picture are always float32.")
+    precision: str = _option(
+        "auto", "Arithmetic in the backbone; losses and picture are float32. winograd: float32, faster."
+    )
 
     def __post_init__(self) -> None:
         for name in FIELDS:

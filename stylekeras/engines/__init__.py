@@ -159,13 +159,16 @@ _NATIVE = (((8, 0), "bfloat16"), ((7, 0), "float16"))
 
 
 def native_precision(capability: tuple[int, int] | None = None) -> str:
-    """The lowest precision that matrix units compute in: a GPU's of that compute capability, or the processor's.
+    """The fastest precision: what a GPU's matrix units compute in, by its compute capability, or of the processor.
 
-    The processor's vector instructions for bfloat16 alone are slower than float32 (benchmarks/README.md).
+    The processor's vector instructions for bfloat16 alone are slower than float32, and those of AVX512 fast enough that
+    Winograd's algorithm has not been shown to gain anything (benchmarks/README.md).
     """
-    if capability is None:
-        return "bfloat16" if has_matrix_unit() else "float32"
-    return next((precision for least, precision in _NATIVE if tuple(capability) >= least), "float32")
+    if capability is not None:
+        return next((precision for least, precision in _NATIVE if tuple(capability) >= least), "float32")
+    if has_matrix_unit():
+        return "bfloat16"
+    return "winograd" if "avx2" in processor_flags() and "avx512f" not in processor_flags() else "float32"
 
 
 def devices_of(name: str, asked: int | None, kind: str, seen: Sequence[Any]) -> list[Any]:
@@ -190,6 +193,8 @@ def cannot_run(name: str, error: Exception) -> EngineError:
 
 def _may_have(name: str, precision: str) -> bool:
     """Whether an engine has a precision on this processor, as far as that is known before it is loaded."""
+    if precision == "winograd":
+        return name == "openvino"
     if precision in ("auto", "float32") or name not in ONNX_RUNTIMES:
         return True
     return name == "openvino" and precision == "bfloat16" and multiplies_bfloat16()

@@ -6,9 +6,18 @@ from collections.abc import Mapping
 
 import numpy as np
 import openvino
+from openvino import opset13, passes
 
-from stylekeras.engines import cannot_run, cores, devices_of, multiplies_bfloat16, native_precision, precision_of
+from stylekeras.engines import (
+    cannot_run,
+    cores,
+    devices_of,
+    multiplies_bfloat16,
+    native_precision,
+    precision_of,
+)
 from stylekeras.errors import RunError
+from stylekeras.graphs import channels_last
 from stylekeras.graphs.engine import GraphEngine, Run
 from stylekeras.layout import Footprint
 
@@ -31,9 +40,10 @@ class Engine(GraphEngine):
 
     def __init__(self, precision: str, devices: int | None = None) -> None:
         self._core = openvino.Core()
+        self._kernels = channels_last.Kernels()
         # Without instructions for it, it would imitate it or compute in float32, and not say so.
         low = ("bfloat16",) if multiplies_bfloat16() else ()
-        self.precision = precision_of(self.name, precision, "float32", *low, auto=native_precision())
+        self.precision = precision_of(self.name, precision, "float32", "winograd", *low, auto=native_precision())
         self.devices = len(devices_of(self.name, devices, "device", [None]))
         self.device = f"CPU ({cores()} cores)"
 
@@ -45,7 +55,7 @@ class Engine(GraphEngine):
             raise cannot_run(self.name, error) from None
         # It has dropped the inputs that nothing depends on.
         needed = {name for port in model.inputs for name in port.names}
-        compiled: dict[tuple[tuple[int, ...], ...], openvino.InferRequest] = {}
+        compiled: dict[tuple[tuple[int, ...], ...], tuple[openvino.InferRequest, dict[str, np.ndarray]]] = {}
 
         def run(given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             given = {name: value for name, value in given.items() if name in needed}
@@ -53,11 +63,12 @@ class Engine(GraphEngine):
             key = tuple(map(tuple, shapes.values())) if often else ()
             try:
                 # Taken out and put back last: the first is the one not used for longest.
-                request = compiled.pop(key, None) or self._request(model, shapes if often else {})
-                compiled[key] = request
+                found = compiled.pop(key) if key in compiled else self._compiled(model, shapes if often else {})
+                compiled[key] = found
                 if len(compiled) > _SIZES:
                     del compiled[next(iter(compiled))]
-                results = request.infer(given, share_inputs=True)
+                request, kernels = found
+                results = request.infer({**given, **kernels}, share_inputs=True)
                 return {name: np.array(value) for output, value in results.items() for name in output.names}
             except RuntimeError as error:
                 if "alloc" in str(error):
@@ -66,9 +77,19 @@ class Engine(GraphEngine):
 
         return run
 
-    def _request(self, model: openvino.Model, shapes: Mapping[str, list[int]]) -> openvino.InferRequest:
+    def _compiled(
+        self, model: openvino.Model, shapes: Mapping[str, list[int]]
+    ) -> tuple[openvino.InferRequest, dict[str, np.ndarray]]:
+        """What runs a model, and inputs that it wants besides."""
+        kernels: dict[str, np.ndarray] = {}
         if shapes:
             model.reshape(dict(shapes))
+            if self.precision == "winograd":
+                model = model.clone()
+                folding = passes.Manager()
+                folding.register_pass(passes.ConstantFolding())
+                folding.run_passes(model)
+                kernels = channels_last.rewrite(model, opset13, self._kernels)
         # Float32 for what the graph has in float32: bfloat16 is written in it, for the network alone.
         options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        return self._core.compile_model(model, "CPU", options).create_infer_request()
+        return self._core.compile_model(model, "CPU", options).create_infer_request(), kernels

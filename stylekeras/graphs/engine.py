@@ -46,13 +46,15 @@ class GraphEngine(Host):
         """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}."""
         card = weights.card
         shape: dict[str, Any] = {"backbone": weights.backbone, "taps": taps, "pooling": pooling, "padding": padding}
-        shape["precision"] = self.precision
+        # Winograd's algorithm comes in when a graph is prepared.
+        arithmetic = "float32" if self.precision == "winograd" else self.precision
+        shape["precision"] = arithmetic
         shape["preprocessing"] = [card.channel_order, card.range, card.mean, card.std]
 
         def build() -> bytes:
             from stylekeras.graphs import taps as graphs
 
-            made = graphs.build(weights, taps, pooling=pooling, padding=padding, precision=self.precision)
+            made = graphs.build(weights, taps, pooling=pooling, padding=padding, precision=arithmetic)
             return bytes(made.SerializeToString())
 
         taps_model = Taps(self, {"weights": weights.sha256, **shape}, build)

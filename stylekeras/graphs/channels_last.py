@@ -1,0 +1,337 @@
+"""OpenVINO's graph of a network with channels last, and its 3x3 convolutions by Winograd's algorithm.
+
+OpenVINO convolves directly. In float32, where processors have no matrix units, a quarter of the multiplications
+(stylekeras/winograd.py) is worth more than its own layouts, and matrix products over channels want these last, as
+statistics do. So every tensor of the network that comes after such a convolution or before it is computed with channels
+last, and what has no form for that gets it transposed.
+
+A model is given with its `opset` (openvino.opset13): only `engines/openvino.py` imports the framework.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from stylekeras import winograd
+from stylekeras.winograd import TILE, WINDOW
+
+# (1, c, h, w) to (1, h, w, c) and back; where an axis of the one is in the other.
+_LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+_AXES = (0, 3, 1, 2)
+# Convolutions with fewer channels, or tiles, than these gain nothing.
+_CHANNELS = 32
+_TILES = 16
+# By what share features differ at most that are the same but for rounding.
+_SAME = 1e-5
+# Of OpenVINO's operators, those of one and of two tensors of equal size, and our names for them in the opset.
+_UNARY = {"Relu": "relu", "Negative": "negative", "Sqrt": "sqrt", "Abs": "abs"}
+_BINARY = {name: name.lower() for name in ("Add", "Subtract", "Multiply", "Divide", "Equal", "Maximum", "Minimum")}
+
+
+class Kernels:
+    """Transformed kernels, once for all graphs and sizes. They are inputs of a graph: as constants, each compiled model
+    would have its own copy, four times as large as the weights are."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, np.ndarray] = {}
+
+    def of(self, weights: np.ndarray) -> np.ndarray:
+        """`winograd.kernels` of them."""
+        key = hashlib.blake2b(np.ascontiguousarray(weights).data, digest_size=16).digest()
+        if key not in self._kept:
+            self._kept[key] = winograd.kernels(weights)
+        return self._kept[key]
+
+
+def rewrite(model: Any, opset: Any, kernels: Kernels) -> dict[str, np.ndarray]:
+    """Change a model of known sizes, constants folded, in place.
+
+    Returns: further inputs that it now has, by name; none if there was nothing to gain.
+    """
+    if not any(_is_worth_it(node) for node in model.get_ops()):
+        return {}
+    _drop_broadcasts(model)
+    writer = _Writer(opset, kernels)
+    for node in model.get_ordered_ops():
+        writer.visit(node)
+    model.add_parameters(writer.parameters)
+    model.validate_nodes_and_infer_types()
+    return writer.inputs
+
+
+class _Writer:
+    """`last` has, for tensors by name, what they are with channels last."""
+
+    def __init__(self, opset: Any, kernels: Kernels) -> None:
+        self.parameters: list[Any] = []
+        self.inputs: dict[str, np.ndarray] = {}
+        self._opset = opset
+        self._kernels = kernels
+        self._last: dict[tuple[str, int], Any] = {}
+        self._first: dict[tuple[str, int], Any] = {}
+
+    def visit(self, node: Any) -> None:
+        """Write a node with channels last if that can be, otherwise give it its inputs as it knows them."""
+        kind = node.get_type_name()
+        if kind in ("Constant", "Parameter"):
+            return
+        found = None
+        if kind != "Result" and len(_shape(node.output(0))) == 4:
+            found = self._written(node, kind)
+        if found is not None:
+            self._last[_key(node.output(0))] = found
+            return
+        for i, tensor in enumerate(node.input_values()):
+            if _key(tensor) in self._last and _constant(tensor) is None:
+                node.set_argument(i, self._with_channels_first(tensor))
+
+    def _written(self, node: Any, kind: str) -> Any:
+        """The node's output with channels last, or None."""
+        inputs, (_, channels, height, width) = node.input_values(), node.get_output_shape(0)
+        if kind == "Convolution":
+            return self._convolution(node) if _is_worth_it(node) else None
+        if kind == "Transpose":
+            return self._transpose(node)
+        if kind in _BINARY and any(_key(each) in self._last for each in inputs):
+            return self._binary(node, kind)
+        x = self._last.get(_key(inputs[0])) if inputs else None
+        if x is None:
+            return None
+        if kind in _UNARY:
+            return getattr(self._opset, _UNARY[kind])(x).output(0)
+        if kind == "Convert":
+            pooled = _looked_at(node)
+            if pooled is not None and _key(pooled) in self._last:
+                return self._winners(self._last[_key(pooled)])
+            return self._opset.convert(x, node.get_attributes()["destination_type"]).output(0)
+        if kind in ("MaxPool", "AvgPool"):
+            return self._pool(node, kind, x)
+        if kind == "Interpolate":
+            return self._doubled(node, x)
+        if kind in ("Slice", "Pad") and tuple(x.get_shape()) == (1, height, width, channels):
+            return x
+        if kind == "Slice" and len(inputs) > 4 and _constant(inputs[4]) is not None:
+            axes = self._ints(*(_AXES[axis] for axis in _constant(inputs[4])))
+            return self._opset.slice(x, *inputs[1:4], axes).output(0)
+        return self._padded(node, x) if kind == "Pad" else None
+
+    def _padded(self, node: Any, x: Any) -> Any:
+        given = [_constant(each) for each in node.input_values()[1:3]]
+        if node.get_attributes()["pad_mode"] != "constant" or any(each is None for each in given):
+            return None
+        ends = (self._ints(*each[list(_LAST)]) for each in given)
+        return self._opset.pad(x, *ends, "constant", node.input_value(3)).output(0)
+
+    def _transpose(self, node: Any) -> Any:
+        tensor, order = node.input_value(0), tuple(_constant(node.input_value(1)))
+        if order == _FIRST:
+            return tensor
+        if order == _LAST and _key(tensor) in self._last:
+            node.output(0).replace(self._last[_key(tensor)])
+        return None
+
+    def _binary(self, node: Any, kind: str) -> Any:
+        given = []
+        for tensor in node.input_values():
+            shape = _shape(tensor)
+            if len(shape) == 4:
+                given.append(self._with_channels_last(tensor))
+            elif np.prod(shape, dtype=int) == 1 and tensor.get_partial_shape().is_static:
+                given.append(self._shaped(tensor, 1, 1, 1, 1))
+            else:
+                return None
+        return getattr(self._opset, _BINARY[kind])(*given).output(0)
+
+    def _pool(self, node: Any, kind: str, x: Any) -> Any:
+        if _pools(node) != kind:
+            return None
+        o, (_, _, height, width) = self._opset, node.get_output_shape(0)
+        parts = self._quarters(x, height, width)
+        if kind == "MaxPool":
+            return o.maximum(o.maximum(*parts[:2]), o.maximum(*parts[2:])).output(0)
+        return o.multiply(o.add(o.add(*parts[:2]), o.add(*parts[2:])), o.constant(np.float32(0.25))).output(0)
+
+    def _quarters(self, x: Any, height: int, width: int) -> list[Any]:
+        """Every second position of every second row, four times: what a pool of 2x2 looks at, row by row."""
+        ends, steps, axes = self._ints(2 * height, 2 * width), self._ints(2, 2), self._ints(1, 2)
+        return [self._opset.slice(x, self._ints(i, j), ends, steps, axes) for i in range(2) for j in range(2)]
+
+    def _winners(self, x: Any) -> Any:
+        """1 at the largest of each window of 2x2, at the first of equal ones, 0 elsewhere.
+
+        The positions of a tile round differently. Which of equal features is the largest would be chance, in flat areas
+        everywhere, where other engines take the first. So columns that are the same in both rows, but for rounding,
+        count as equal, and so do rows; by chance that is as good as never so.
+        """
+        o, (_, height, width, channels) = self._opset, x.get_shape()
+        high, wide = height // 2, width // 2
+        a, b, c, d = self._quarters(x, high, wide)
+        above, below = o.maximum(a, b), o.maximum(c, d)
+        off = o.multiply(o.maximum(above, below), o.constant(np.float32(_SAME)))
+
+        def same(one: Any, other: Any) -> Any:
+            return o.less_equal(o.abs(o.subtract(one, other)), off)
+
+        columns, rows = o.logical_and(same(a, b), same(c, d)), o.logical_and(same(a, c), same(b, d))
+        first_row = o.logical_or(o.greater_equal(above, below), rows)
+        larger = o.select(first_row, o.greater_equal(a, b), o.greater_equal(c, d))
+        first_column = o.logical_or(larger, columns)
+        other_row, other_column = o.logical_not(first_row), o.logical_not(first_column)
+        lines = []
+        for row in (first_row, other_row):
+            pair = (o.logical_and(row, column) for column in (first_column, other_column))
+            line = o.concat([self._shaped(each, 1, high, wide, 1, channels) for each in pair], 3)
+            lines.append(self._shaped(line, 1, high, 1, width, channels))
+        found = self._shaped(o.concat(lines, 2), 1, height, width, channels)
+        return o.convert(found, np.float32).output(0)
+
+    def _doubled(self, node: Any, x: Any) -> Any:
+        """Every position four times, as the gradient of pooling wants it."""
+        o, (_, height, width, channels) = self._opset, x.get_shape()
+        nearest = node.get_attributes()["mode"] == "nearest"
+        if not nearest or tuple(node.get_output_shape(0)) != (1, channels, 2 * height, 2 * width):
+            return None
+        wide = o.concat([self._shaped(x, 1, height, width, 1, channels)] * 2, 3)
+        wide = self._shaped(wide, 1, height, 1, 2 * width, channels)
+        return self._shaped(o.concat([wide, wide], 2), 1, 2 * height, 2 * width, channels)
+
+    def _convolution(self, node: Any) -> Any:
+        """By `winograd`: tiles are a matrix's columns, a window's positions its rows."""
+        o, (_, out, height, width) = self._opset, node.get_output_shape(0)
+        x = self._with_channels_last(node.input_value(0))
+        _, rows, columns, channels = x.get_shape()
+        above, left = node.get_attributes()["pads_begin"]
+        down, across = -(-height // TILE), -(-width // TILE)
+        zeros = (0, TILE * (down + 1) - rows - above, TILE * (across + 1) - columns - left, 0)
+        x = o.pad(x, self._ints(0, above, left, 0), self._ints(*zeros), "constant", o.constant(np.float32(0)))
+        # (4, 4, tiles down and one, tiles across and one, channels): positions of the tiles.
+        tiles = self._shaped(x, down + 1, TILE, across + 1, TILE, channels)
+        tiles = o.transpose(tiles, self._ints(1, 3, 0, 2, 4))
+        # A window is a tile, and of its neighbours the first two rows and columns.
+        parts, order = [], []
+        halves = ((0, 0, TILE), (1, TILE, WINDOW))
+        for i, top, bottom in halves:
+            for j, start, end in halves:
+                begin, stop = (0, 0, i, j), (bottom - top, end - start, i + down, j + across)
+                part = o.slice(tiles, self._ints(*begin), self._ints(*stop), self._ints(1, 1, 1, 1))
+                parts.append(self._shaped(part, stop[0] * stop[1], down * across * channels))
+                order += [WINDOW * row + column for row in range(top, bottom) for column in range(start, end)]
+        ahead = o.constant(np.ascontiguousarray(winograd.INPUT[:, order]))
+        seen = o.matmul(ahead, o.concat(parts, 0), False, False)
+        seen = self._shaped(seen, WINDOW * WINDOW, down * across, channels)
+        kernel = self._kernel(_constant(node.input_value(1)))
+        made = self._shaped(o.matmul(seen, kernel, False, False), WINDOW * WINDOW, down * across * out)
+        made = o.matmul(o.constant(winograd.OUTPUT), made, False, False)
+        made = o.transpose(self._shaped(made, TILE, TILE, down, across, out), self._ints(2, 0, 3, 1, 4))
+        whole = self._shaped(made, 1, TILE * down, TILE * across, out)
+        if (TILE * down, TILE * across) == (height, width):
+            return whole
+        ends = self._ints(height, width)
+        return o.slice(whole, self._ints(0, 0), ends, self._ints(1, 1), self._ints(1, 2)).output(0)
+
+    def _kernel(self, weights: np.ndarray) -> Any:
+        name = f"winograd/{len(self.parameters)}"
+        self.inputs[name] = self._kernels.of(weights)
+        parameter = self._opset.parameter(list(self.inputs[name].shape), np.float32, name=name)
+        parameter.output(0).set_names({name})
+        self.parameters.append(parameter)
+        return parameter
+
+    def _with_channels_last(self, tensor: Any) -> Any:
+        key, value = _key(tensor), _constant(tensor)
+        if key not in self._last:
+            if value is not None:
+                made = self._opset.constant(np.ascontiguousarray(value.transpose(_LAST)))
+            else:
+                made = self._opset.transpose(tensor, self._ints(*_LAST))
+            self._last[key] = made.output(0)
+        return self._last[key]
+
+    def _with_channels_first(self, tensor: Any) -> Any:
+        key = _key(tensor)
+        if key not in self._first:
+            self._first[key] = self._opset.transpose(self._last[key], self._ints(*_FIRST)).output(0)
+        return self._first[key]
+
+    def _shaped(self, tensor: Any, *shape: int) -> Any:
+        return self._opset.reshape(tensor, self._ints(*shape), False).output(0)
+
+    def _ints(self, *values: int) -> Any:
+        return self._opset.constant(np.array(values, np.int64))
+
+
+def _is_worth_it(node: Any) -> bool:
+    """Whether a node is a convolution that Winograd's algorithm is for, and large enough to gain."""
+    if node.get_type_name() != "Convolution" or node.get_output_element_type(0).get_type_name() != "f32":
+        return False
+    weights, given = _constant(node.input_value(1)), node.get_attributes()
+    if weights is None or weights.shape[2:] != (3, 3) or min(weights.shape[:2]) < _CHANNELS:
+        return False
+    if list(given["strides"]) != [1, 1] or list(given["dilations"]) != [1, 1]:
+        return False
+    batch, _, height, width = _shape(node.output(0)) or (0, 0, 0, 0)
+    return bool(batch == 1 and -(-height // TILE) * -(-width // TILE) >= _TILES)
+
+
+def _pools(node: Any) -> str | None:
+    """Which pool of 2x2 positions a node is; None if it is none that we write."""
+    kind = node.get_type_name()
+    if kind not in ("MaxPool", "AvgPool"):
+        return None
+    given = node.get_attributes()
+    window = (list(given["kernel"]), list(given["strides"]), [*given["pads_begin"], *given["pads_end"]])
+    # Where the maxima are may be asked for too.
+    positions = any(output.get_target_inputs() for output in node.outputs()[1:])
+    return None if positions or window != ([2, 2], [2, 2], [0, 0, 0, 0]) else str(kind)
+
+
+def _looked_at(node: Any) -> Any:
+    """The features whose largest in each window of 2x2 a node marks, as `rules.py` writes that; None if it does not."""
+
+    def inputs(tensor: Any, kind: str) -> Any:
+        before = tensor.get_node()
+        return before.input_values() if before.get_type_name() == kind else None
+
+    def repeated(tensor: Any) -> Any:
+        """What a pool made and was then repeated."""
+        given = inputs(tensor, "Interpolate")
+        pool = given and given[0].get_node()
+        return pool.input_value(0) if pool and _pools(pool) == "MaxPool" else None
+
+    first = inputs(node.input_value(0), "Equal")
+    numbered = repeated(first[1]) if first else None
+    if numbered is None or _key(numbered) != _key(first[0]):
+        return None
+    product = inputs(numbered, "Multiply")
+    marked = product and inputs(product[0], "Convert")
+    largest = marked and inputs(marked[0], "Equal")
+    return largest[0] if largest and repeated(largest[1]) is not None else None
+
+
+def _drop_broadcasts(model: Any) -> None:
+    """Leave out what arithmetic does by itself."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() not in _BINARY:
+            continue
+        for i in range(2):
+            before, other = node.input_value(i).get_node(), node.input_value(1 - i)
+            same = _shape(other) and _shape(other) == _shape(node.output(0))
+            if before.get_type_name() == "Broadcast" and before.get_attributes()["mode"] != "explicit" and same:
+                node.set_argument(i, before.input_value(0))
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    """() too where it is not known."""
+    return tuple(tensor.get_shape()) if tensor.get_partial_shape().is_static else ()
+
+
+def _key(tensor: Any) -> tuple[str, int]:
+    return tensor.get_node().get_friendly_name(), tensor.get_index()
+
+
+def _constant(tensor: Any) -> Any:
+    node = tensor.get_node()
+    return node.get_data() if node.get_type_name() == "Constant" else None

@@ -1,0 +1,292 @@
+"""Winograd's convolutions: the algorithm in NumPy, and OpenVINO's graphs that are rewritten with it."""
+
+import itertools
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from openvino import opset13, passes
+
+import stylekeras as sk
+from stylekeras import engines, winograd
+from stylekeras.engines import openvino as engine
+from stylekeras.graphs import channels_last, gradient
+
+
+def _direct(image, weights, pads=(1, 1, 1, 1)):
+    """(h, w, c) and (out, c, 3, 3) to (h', w', out), in float64."""
+    top, left, bottom, right = pads
+    image = np.pad(np.asarray(image, np.float64), ((top, bottom), (left, right), (0, 0)))
+    height, width = image.shape[0] - 2, image.shape[1] - 2
+    return sum(
+        image[i : i + height, j : j + width] @ np.asarray(weights[:, :, i, j], np.float64).T
+        for i in range(3)
+        for j in range(3)
+    )
+
+
+def _close(found, wanted, error):
+    assert found.shape == wanted.shape
+    assert np.sqrt(np.mean(np.square(found - wanted))) < error * np.sqrt(np.mean(np.square(wanted)))
+
+
+def test_a_tile_is_the_convolution_of_its_window(rng):
+    window, weights = rng.standard_normal((6, 6, 8)), rng.standard_normal((5, 8, 3, 3))
+    seen = (winograd.INPUT @ window.reshape(36, 8)).reshape(36, 1, 8)
+    made = (winograd.OUTPUT @ (seen @ winograd.kernels(weights)).reshape(36, 5)).reshape(4, 4, 5)
+    _close(made, _direct(window, weights, (0, 0, 0, 0)), 2e-6)
+
+
+def test_in_float32_it_rounds_a_little_more_than_a_direct_convolution(rng):
+    """And less than half as much as with the usual points."""
+    windows = np.maximum(rng.standard_normal((6, 6, 40 * 256)), 0).astype(np.float32)
+    weights = (rng.standard_normal((256, 256, 3, 3)) / 48).astype(np.float32)
+    seen = (winograd.INPUT @ windows.reshape(36, -1)).reshape(36, 40, 256)
+    made = (winograd.OUTPUT @ (seen @ winograd.kernels(weights)).reshape(36, -1)).reshape(4, 4, 40, 256)
+    assert made.dtype == np.float32
+    wanted = np.stack(
+        [_direct(window, weights, (0, 0, 0, 0)) for window in windows.reshape(6, 6, 40, 256).transpose(2, 0, 1, 3)], 2
+    )
+    _close(made, wanted, 1.6e-6)
+
+
+# --- graphs ---------------------------------------------------------------------------------------------------------
+
+
+def _network(weights, *, pads, pooling, tail=(), image=(1, 3, "h", "w")):
+    """Convolutions with ReLU, a pool before each but the first, and further nodes from "x" on to "y"."""
+    nodes, constants, x = [], [], "image"
+    for i, kernel in enumerate(weights):
+        if i:
+            nodes.append(helper.make_node(pooling, [x], [f"p{i}"], kernel_shape=[2, 2], strides=[2, 2]))
+            x = f"p{i}"
+        constants.append(numpy_helper.from_array(kernel, f"w{i}"))
+        constants.append(numpy_helper.from_array(np.linspace(-0.1, 0.1, len(kernel), dtype=np.float32), f"b{i}"))
+        nodes.append(helper.make_node("Conv", [x, f"w{i}", f"b{i}"], [f"c{i}"], kernel_shape=[3, 3], pads=pads))
+        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"x{i}"]))
+        x = f"x{i}"
+    nodes += [node for node, _ in tail]
+    constants += [constant for _, several in tail for constant in several]
+    output = nodes[-1].output[0]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("image", image),)]
+    graph = helper.make_graph(nodes, "g", info, [onnx.ValueInfoProto(name=output)], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def _run(model, image, *, rewritten):
+    """The outputs by name, and how many convolutions were rewritten."""
+    core = openvino.Core()
+    graph = core.read_model(model.SerializeToString())
+    graph.reshape({"image": list(image.shape)})
+    more = {}
+    if rewritten:
+        manager = passes.Manager()
+        manager.register_pass(passes.ConstantFolding())
+        manager.run_passes(graph)
+        more = channels_last.rewrite(graph, opset13, channels_last.Kernels())
+    found = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})({"image": image, **more})
+    return {name: np.array(value) for output, value in found.items() for name in output.names}, len(more)
+
+
+def _kernels(rng, *channels):
+    pairs = itertools.pairwise(channels)
+    return [(rng.standard_normal((out, c, 3, 3)) / np.sqrt(9 * c)).astype(np.float32) for c, out in pairs]
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 2, 2], [0, 1, 2, 1]])
+@pytest.mark.parametrize("shape", [(32, 48), (33, 37), (34, 31), (35, 42)])
+def test_a_convolution_of_any_size(rng, shape, pads):
+    (weights,) = _kernels(rng, 32, 40)
+    model = _network([weights], pads=pads, pooling="MaxPool", image=(1, 32, "h", "w"))
+    image = rng.standard_normal((1, 32, *shape)).astype(np.float32)
+    found, count = _run(model, image, rewritten=True)
+    assert count == 1
+    bias = np.linspace(-0.1, 0.1, 40)
+    wanted = np.maximum(_direct(image[0].transpose(1, 2, 0), weights, pads) + bias, 0)
+    _close(found["x0"][0].transpose(1, 2, 0), wanted, 2e-6)
+
+
+def _with_gradient(model, output):
+    """With the sum of squares of `output` and its gradient in the image."""
+    model.graph.node.append(helper.make_node("Mul", [output, output], ["squares"]))
+    model.graph.node.append(helper.make_node("ReduceSum", ["squares"], ["loss"], keepdims=0))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("loss", TensorProto.FLOAT, []))
+    return gradient.append_gradient(onnx.shape_inference.infer_shapes(model), "loss", ["image"])
+
+
+@pytest.mark.parametrize("pooling", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("shape", [(64, 64), (67, 70), (70, 65)])
+def test_a_network_and_its_gradient(rng, shape, pooling):
+    """Sizes that pools do not divide among them. Convolutions of three channels stay as they are."""
+    layers = _kernels(rng, 3, 32, 64, 48)
+    model = _with_gradient(_network(layers, pads=[1, 1, 1, 1], pooling=pooling), "x2")
+    image = rng.standard_normal((1, 3, *shape)).astype(np.float32)
+    wanted, none = _run(model, image, rewritten=False)
+    found, count = _run(model, image, rewritten=True)
+    assert (none, count) == (0, 4)
+    assert float(found["loss"]) == pytest.approx(float(wanted["loss"]), rel=3e-6)
+    _close(found["gradient/image"], wanted["gradient/image"], 1e-5)
+
+
+def test_in_a_flat_picture_the_first_of_equal_maxima_is_still_the_one(rng):
+    layers = _kernels(rng, 3, 32, 64)
+    model = _with_gradient(_network(layers, pads=[1, 1, 1, 1], pooling="MaxPool"), "x1")
+    image = np.full((1, 3, 64, 72), 0.3, np.float32)
+    image[:, :, 40:] = 0.7
+    image[:, :, :, 50:] *= np.float32(0.5)
+    wanted, _ = _run(model, image, rewritten=False)
+    found, count = _run(model, image, rewritten=True)
+    assert count == 2
+    _close(found["gradient/image"], wanted["gradient/image"], 1e-5)
+
+
+def _tail(*nodes, constants=()):
+    made = [(helper.make_node(kind, ins, [out], **given), []) for kind, ins, out, given in nodes]
+    return [(made[0][0], [numpy_helper.from_array(np.asarray(v), n) for n, v in constants]), *made[1:]]
+
+
+TAILS = {
+    "transposed": _tail(("Transpose", ["x0"], "y", {"perm": [0, 2, 3, 1]})),
+    "otherwise transposed": _tail(("Transpose", ["x0"], "y", {"perm": [0, 3, 1, 2]})),
+    "cut": _tail(
+        ("Slice", ["x0", "from", "to", "axes", "steps"], "y", {}),
+        constants=[("from", [3, 1]), ("to", [20, 30]), ("axes", [2, 1]), ("steps", [2, 3])],
+    ),
+    "padded": _tail(("Pad", ["x0", "ends"], "y", {}), constants=[("ends", [0, 1, 2, 3, 0, 4, 5, 6])]),
+    "mirrored": _tail(
+        ("Pad", ["x0", "ends"], "y", {"mode": "reflect"}), constants=[("ends", [0, 0, 2, 3, 0, 0, 5, 6])]
+    ),
+    "reduced": _tail(("ReduceMax", ["x0", "axes"], "y", {"keepdims": 0}), constants=[("axes", [1])]),
+    "another pool": _tail(("MaxPool", ["x0"], "y", {"kernel_shape": [3, 3], "strides": [2, 2]})),
+    "scaled by channel": _tail(
+        ("Mul", ["x0", "by"], "y", {}),
+        constants=[("by", np.linspace(0, 1, 40, dtype=np.float32).reshape(1, 40, 1, 1))],
+    ),
+    "of its own": _tail(("Sub", ["x0", "c0"], "s", {}), ("Abs", ["s"], "y", {})),
+    "in another order": _tail(
+        ("Transpose", ["x0"], "t", {"perm": [0, 2, 3, 1]}),
+        ("Mul", ["t", "t"], "u", {}),
+        ("Transpose", ["u"], "v", {"perm": [0, 3, 1, 2]}),
+        ("Add", ["v", "x0"], "y", {}),
+    ),
+    "enlarged": _tail(
+        ("Resize", ["x0", "", "scales"], "y", {"mode": "linear"}),
+        constants=[("scales", np.array([1, 1, 2, 2], np.float32))],
+    ),
+    "with indices": _tail(
+        ("MaxPool", ["x0"], "p", {"kernel_shape": [2, 2], "strides": [2, 2]}), ("Relu", ["p"], "y", {})
+    ),
+}
+
+
+@pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS)
+def test_whatever_comes_after_a_convolution(rng, tail):
+    (weights,) = _kernels(rng, 32, 40)
+    model = _network([weights], pads=[1, 1, 1, 1], pooling="MaxPool", tail=tail, image=(1, 32, "h", "w"))
+    image = rng.standard_normal((1, 32, 24, 40)).astype(np.float32)
+    wanted, _ = _run(model, image, rewritten=False)
+    found, count = _run(model, image, rewritten=True)
+    assert count == 1
+    name = model.graph.output[0].name
+    _close(found[name], wanted[name], 3e-6)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"strides": [2, 2]},
+        {"dilations": [2, 2], "pads": [2, 2, 2, 2]},
+        {"group": 2},
+        {"kernel_shape": [1, 1], "pads": [0, 0, 0, 0]},
+    ],
+)
+def test_other_convolutions_stay_as_they_are(rng, given):
+    kernel = given.get("kernel_shape", [3, 3])
+    weights = rng.standard_normal((40, 40 // given.get("group", 1), *kernel)).astype(np.float32)
+    node = helper.make_node("Conv", ["image", "w"], ["y"], **{"kernel_shape": kernel, "pads": [1, 1, 1, 1], **given})
+    info = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 40, 32, 32])
+    graph = helper.make_graph(
+        [node], "g", [info], [onnx.ValueInfoProto(name="y")], [numpy_helper.from_array(weights, "w")]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    model = onnx.shape_inference.infer_shapes(model)
+    image = rng.standard_normal((1, 40, 32, 32)).astype(np.float32)
+    found, count = _run(model, image, rewritten=True)
+    assert count == 0
+    np.testing.assert_array_equal(found["y"], _run(model, image, rewritten=False)[0]["y"])
+
+
+def test_kernels_are_transformed_once_for_all_graphs(rng):
+    (weights,) = _kernels(rng, 32, 40)
+    kernels = channels_last.Kernels()
+    assert kernels.of(weights) is kernels.of(weights.copy())
+    assert kernels.of(weights) is not kernels.of(2 * weights)
+    np.testing.assert_array_equal(kernels.of(weights), winograd.kernels(weights))
+
+
+# --- in the engine --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("pooling", "error"), [("average", 2e-5), ("max", 5e-3)])
+@pytest.mark.parametrize("style_loss", ["gram", "wasserstein", "sliced"])
+def test_the_objective_is_float32s(rng, style_loss, pooling, error):
+    """A maximum that turns over moves all that comes through it to the next pixel."""
+    image, photo, painting = (np.clip(rng.random((96, 88, 3)) * 0.3 + tone, 0, 1) for tone in (0.2, 0.4, 0.6))
+    options = {"backbone": "vgg16", "weights": "random", "engine": "openvino", "pooling": pooling}
+    options |= {"style_loss": style_loss, "content_layers": "block3_conv2", "style_layers": "block1_conv1,block3_conv1"}
+    found, wanted = (
+        sk.loss_and_gradient(image, photo, painting, sk.Settings(precision=precision, **options))
+        for precision in ("winograd", "float32")
+    )
+    assert found.provenance["precision"] == "winograd"
+    assert found.loss == pytest.approx(wanted.loss, rel=1e-5)
+    assert found.terms == pytest.approx(wanted.terms, rel=1e-4)
+    assert 0 < np.linalg.norm(found.gradient - wanted.gradient) < error * np.linalg.norm(wanted.gradient)
+
+
+@pytest.mark.parametrize("pooling", ["average", "max"])
+def test_tiles_are_the_whole(rng, pooling):
+    photo, painting = rng.random((2, 160, 144, 3))
+    options = {"backbone": "vgg16", "weights": "random", "engine": "openvino", "pooling": pooling, "margin": 0}
+    options |= {"content_layers": "block2_conv2", "style_layers": "block1_conv1,block2_conv1"}
+    options |= {"size": 160, "min_size": None, "steps": 4, "precision": "winograd", "init_noise": 0.0}
+    whole, tiled = (list(sk.iterate(photo, painting, sk.Settings(tile=tile, **options))) for tile in ("none", 64))
+    assert tiled[0].provenance["tiles"] > 1
+    assert tiled[0].loss == pytest.approx(whole[0].loss, rel=1e-5)
+    assert tiled[-1].loss == pytest.approx(whole[-1].loss, rel=1e-3)
+    assert 255 * np.abs(tiled[-1].image - whole[-1].image).mean() < 0.5
+
+
+def test_a_run_repeats_to_the_last_bit(rng):
+    photo, painting = rng.random((2, 64, 64, 3))
+    options = {"backbone": "vgg16", "weights": "random", "size": 64, "min_size": None, "steps": 5}
+    settings = sk.Settings(engine="openvino", precision="winograd", **options)
+    np.testing.assert_array_equal(sk.stylize(photo, painting, settings), sk.stylize(photo, painting, settings))
+
+
+@pytest.mark.parametrize(
+    ("flags", "chosen"),
+    [
+        ({"avx2"}, "winograd"),
+        ({"avx2", "avx512f"}, "float32"),
+        ({"avx2", "avx512f", "amx_bf16"}, "bfloat16"),
+        ((), "float32"),
+    ],
+)
+def test_auto_is_winograd_where_it_was_measured_to_be_faster(monkeypatch, flags, chosen):
+    monkeypatch.setattr(engines, "processor_flags", lambda: frozenset(flags))
+    assert engines.native_precision() == chosen
+    if chosen != "bfloat16":
+        assert engine.Engine("auto").precision == chosen
+    assert engine.Engine("float32").precision == "float32"
+
+
+def test_other_engines_do_not_have_it():
+    with pytest.raises(sk.EngineError, match="engine onnxruntime computes in float32, not in winograd"):
+        sk.loss_and_gradient(
+            np.zeros((32, 32, 3)), np.zeros((32, 32, 3)), [], sk.Settings(engine="onnxruntime", precision="winograd")
+        )

@@ -65,11 +65,13 @@ def _one(chosen: argparse.Namespace) -> None:
     )
     plan = sk.plan(chosen.photo, chosen.painting, settings)
     scale = plan.scales[0]
-    seconds = [step.seconds for step in sk.iterate(chosen.photo, chosen.painting, settings)]
+    steps = [(step.seconds, step.provenance) for step in sk.iterate(chosen.photo, chosen.painting, settings)]
+    seconds, held = [each for each, _ in steps], steps[-1][1].get("held")
     each = float(np.median(np.diff(seconds)))
     # What the calibration took is in the highest too, but that was a small picture's.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    tiles = f"{scale.tiles} of {scale.tile}{', disk' if scale.on_disk else ''}" if scale.tile else "whole"
+    more = [f", {held} held" if held else "", ", disk" if scale.on_disk else ""]
+    tiles = f"{scale.tiles} of {scale.tile}{''.join(more)}" if scale.tile else "whole"
     said = [(f"{(scale.memory or 0) / 1e9:.2f} GB", f"{peak / 1e9:.2f} GB", (scale.memory or 0) / peak)]
     said += [(f"{scale.seconds_per_step:.2f} s", f"{each:.2f} s", (scale.seconds_per_step or 0) / each)]
     print(f"| {tiles} | {' | '.join(f'{plan} | {found} | {ratio - 1:+.0%}' for plan, found, ratio in said)} |")

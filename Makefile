@@ -28,8 +28,10 @@ demo: install
 	mkdir -p out
 	$(BIN)/stylekeras demo --overwrite -o out/demo.png
 
+# Each file in one process: what it compiles is used again. A process takes some gigabytes.
+JOBS ?= 2
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # Keras is on one backend in a process, so each gets its own.
 test-engines: install

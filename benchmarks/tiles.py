@@ -23,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("painting")
     parser.add_argument("--engine", default="tensorflow")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--size", type=int, default=8192)
     parser.add_argument("--whole", type=int, default=1024, help="side of the picture that is not tiled")
     parser.add_argument("--tile", default="auto")
@@ -31,7 +32,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     chosen = parser.parse_args()
     tile = int(chosen.tile) if chosen.tile.isdecimal() else chosen.tile
-    options = {"engine": chosen.engine, "weights": "random", "precision": "float32", "init": "noise", "min_size": None}
+    options = {"engine": chosen.engine, "weights": "random", "init": "noise", "min_size": None}
+    options |= {"precision": chosen.precision}
     settings = sk.Settings(size=chosen.size, tile=tile, memory=chosen.memory, **options)
     style = sk.Style(chosen.painting, scale=max(1 / 16, 512 / chosen.size))
     problem, _ = transfer.problem(None, style, settings)

@@ -34,10 +34,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--engines", default="auto", help="with commas between")
+    parser.add_argument("--precision", default="float32", help="of the engines")
     given = arguments(parser, work)
     if not given.painting:
         parser.error("name a photo and a painting")
-    order = {name: getattr(given, name) for name in ("photo", "painting", "size", "iterations")}
+    order = {name: getattr(given, name) for name in ("photo", "painting", "size", "iterations", "precision")}
     # Ours get fewer steps: what is not there by then is not worth waiting for.
     shorter = {**order, "iterations": max(1, 3 * given.iterations // 4)}
     running = [Contestant(__file__, {**shorter, "engine": name}) for name in given.engines.split(",")]
@@ -79,8 +80,9 @@ def settings(order: dict[str, Any]) -> Any:
     """The paper's objective, from the photo."""
     import stylekeras as sk
 
-    engine = "auto" if order["engine"].startswith(PLAIN) else order["engine"]
-    chosen = {"engine": engine, "precision": "float32", "weights": "offline", "size": order["size"]}
+    loop = order["engine"].startswith(PLAIN)
+    engine, precision = ("auto", "float32") if loop else (order["engine"], order["precision"])
+    chosen = {"engine": engine, "precision": precision, "weights": "offline", "size": order["size"]}
     return sk.Settings(preset="paper", init="content", steps=order["iterations"], **chosen)
 
 
@@ -90,8 +92,8 @@ def ours(order: dict[str, Any]) -> Iterator[Any]:
     from stylekeras import engines
 
     run = sk.iterate(order["photo"], order["painting"], settings(order))
-    engine = engines.load(order["engine"], "float32")
-    yield f"{engine.name} {engine.version}"
+    engine = engines.load(order["engine"], order["precision"])
+    yield f"{engine.name} {engine.version}, {engine.precision}"
     for progress in run:
         yield progress.loss
 

@@ -50,4 +50,6 @@ def ahead(items: Generator[Item, None, None], count: int) -> Generator[Item, Non
     finally:
         stopped.set()
         permits.release()
-        thread.join()
+        # A garbage collector may close this in any thread.
+        if threading.current_thread() is not thread:
+            thread.join()

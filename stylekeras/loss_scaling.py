@@ -17,11 +17,12 @@ from typing import Any
 LARGEST = 64.0
 
 
-def factor(ops: Any, cotangents: Sequence[Any]) -> Any:
-    """The power of two that makes the largest of all `cotangents` (any shapes, float32) `LARGEST` at most and no less
-    than half of that; 1 where they are all zero or one of them is not finite. A float32 scalar."""
+def factor(ops: Any, cotangents: Sequence[Any], scale: float) -> Any:
+    """The power of two that makes the largest of all `cotangents` (any shapes, float32), divided by the power of two
+    that the network's features are `scale`d by, `LARGEST` at most and no less than half of that; `scale` where they are
+    all zero or one of them is not finite. A float32 scalar."""
     largest = ops.max(ops.stack([ops.max(ops.abs(each)) for each in cotangents]))
     usable = ops.logical_and(largest > 0, ops.isfinite(largest))
     # Within what float32 has, the inverse included.
     usual = ops.clip(ops.where(usable, largest, LARGEST), 1e-35, 1e35)
-    return ops.power(ops.cast(2.0, largest.dtype), ops.floor(math.log2(LARGEST) - ops.log2(usual)))
+    return ops.power(ops.cast(2.0, largest.dtype), ops.floor(math.log2(LARGEST * scale) - ops.log2(usual)))

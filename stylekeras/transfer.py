@@ -248,12 +248,15 @@ def _reduce(image: np.ndarray, longest: int) -> np.ndarray:
     return images.fit(image, longest) if max(image.shape) > longest else image
 
 
+# How it is looked at may change, to another machine's memory; and "auto" in what it computed in comes to the same.
+_MAY_CHANGE = ("tile", "memory", "devices", "precision")
+
+
 def _identity(problem: Problem, sizes: list[int]) -> dict[str, Any]:
     """What has to be the same for a state to go on."""
     chosen = problem.settings.to_dict()
     return {
-        # How it is looked at may change, to another machine's memory.
-        "settings": {name: value for name, value in chosen.items() if name not in ("tile", "memory", "devices")},
+        "settings": {name: value for name, value in chosen.items() if name not in _MAY_CHANGE},
         "precision": problem.machine.provenance["precision"],
         "sizes": list(sizes),
         "shape": list(problem.shape),
@@ -274,7 +277,9 @@ def _check_resume(resume: Mapping[str, Any], problem: Problem, sizes: list[int])
         raise SettingsError(f"resume: not a Progress.state; it lacks {', '.join(sorted(missing))}")
     if set(resume["optimizer"]) != set(problem.machine.optimizer.State._fields):
         raise SettingsError("resume: the state is of another version of this optimizer")
-    now, before = _identity(problem, sizes), resume["run"]
+    now, before = _identity(problem, sizes), dict(resume["run"])
+    if isinstance(before.get("settings"), Mapping):
+        before["settings"] = {name: value for name, value in before["settings"].items() if name not in _MAY_CHANGE}
     if now != before:
         inner = now["settings"] if now["settings"] != before["settings"] else now
         other = before["settings"] if now["settings"] != before["settings"] else before

@@ -597,8 +597,7 @@ def test_replay_says_what_differs(run, folder, monkeypatch):
 
     def older(made):
         made["versions"]["pillow"] = "1.0"
-        made["provenance"]["engine"] = "onnxruntime"
-        made["provenance"]["engine_version"] = "0.1"
+        made["provenance"] |= {"engine": "onnxruntime", "engine_version": "0.1", "precision": "float32"}
 
     changed("out.png", "older.png", older)
     code, _, err = run("replay", "older.png", "-o", "again.png")

@@ -177,6 +177,30 @@ TAILS = {
         ("Resize", ["x0", "", "scales"], "y", {"mode": "linear"}),
         constants=[("scales", np.array([1, 1, 2, 2], np.float32))],
     ),
+    "flipped": _tail(
+        ("Slice", ["x0", "from", "to", "axes", "steps"], "y", {}),
+        constants=[("from", [-1, -1]), ("to", [-999, -999]), ("axes", [1, 3]), ("steps", [-1, -1])],
+    ),
+    "moved": _tail(("Pad", ["x0", "ends"], "y", {}), constants=[("ends", [0, 0, 1, -2, 0, 0, -1, 2])]),
+    "a dilated pool": _tail(("MaxPool", ["x0"], "y", {"kernel_shape": [2, 2], "strides": [2, 2], "dilations": [2, 2]})),
+    "a pool that rounds up": _tail(
+        ("Slice", ["x0", "from", "to", "axes"], "s", {}),
+        ("MaxPool", ["s"], "y", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
+        constants=[("from", [0, 0]), ("to", [23, 39]), ("axes", [2, 3])],
+    ),
+    **{
+        f"doubled, {mode}, {rounding}": _tail(
+            (
+                "Resize",
+                ["x0", "", "scales"],
+                "y",
+                {"mode": "nearest", "coordinate_transformation_mode": mode, "nearest_mode": rounding},
+            ),
+            constants=[("scales", np.array([1, 1, 2, 2], np.float32))],
+        )
+        for mode in ("asymmetric", "half_pixel")
+        for rounding in ("floor", "ceil", "round_prefer_floor")
+    },
     "with indices": _tail(
         ("MaxPool", ["x0"], "p", {"kernel_shape": [2, 2], "strides": [2, 2]}), ("Relu", ["p"], "y", {})
     ),
@@ -225,6 +249,8 @@ def test_kernels_are_transformed_once_for_all_graphs(rng):
     kernels = channels_last.Kernels()
     assert kernels.of(weights) is kernels.of(weights.copy())
     assert kernels.of(weights) is not kernels.of(2 * weights)
+    assert kernels.of(np.ones((64, 32, 3, 3), np.float32)).shape == (36, 32, 64)
+    assert kernels.of(np.ones((32, 64, 3, 3), np.float32)).shape == (36, 64, 32)
     np.testing.assert_array_equal(kernels.of(weights), winograd.kernels(weights))
 
 

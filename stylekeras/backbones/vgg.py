@@ -88,7 +88,7 @@ class ReplicateEdge(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyp
 _LARGEST = 8.0
 
 
-def _scale(weights: Weights, dtype: str) -> float:
+def scale(weights: Weights, dtype: str) -> float:
     """The power of two at which the network runs, which keeps float16 from overflowing.
 
     Convolutions with their biases scaled likewise, ReLU and pooling give features at the same scale, to the last bit.
@@ -118,8 +118,8 @@ def build(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str, 
     last = deepest(weights.backbone, taps)
     network = _network(weights.backbone)
     image = keras.Input((None, None, 3), batch_size=1, dtype="float32", name="image")
-    scale = _scale(weights, dtype)
-    x = Preprocess(weights, scale=scale, dtype="float32")(image)
+    factor = scale(weights, dtype)
+    x = Preprocess(weights, scale=factor, dtype="float32")(image)
     if dtype != "float32":
         x = InTwoParts(dtype=dtype, autocast=False)(x)
     outputs = {}
@@ -137,12 +137,12 @@ def build(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str, 
                 kernel = kernel[:, :, ::-1]
             if layer.name == "block1_conv1" and dtype != "float32":
                 kernel = np.concatenate([kernel, kernel], axis=2)
-            convolution.set_weights([kernel, scale * bias])
+            convolution.set_weights([kernel, factor * bias])
         else:
             kind = keras.layers.AveragePooling2D if pooling == "average" else keras.layers.MaxPooling2D
             x = kind(2, name=layer.name, dtype=dtype, data_format="channels_last")(x)
         if layer.name in taps:
-            outputs[layer.name] = x if dtype == "float32" else Widen(scale)(x)
+            outputs[layer.name] = x if dtype == "float32" else Widen(factor)(x)
         if layer.name == last:
             break
     return keras.Model(image, outputs, name=f"{weights.backbone}_taps", trainable=False)

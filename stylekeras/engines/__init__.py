@@ -93,9 +93,10 @@ def load(name: str, precision: str, devices: int | None = None) -> Any:
     """
     if name == "auto":
         able = [name for name in ORDER if _may_have(name, precision) and ((devices or 1) == 1 or name in SPREADING)]
-        name = pick(able) or "tensorflow"
+        name = pick(able) or ("openvino" if precision == "winograd" else "tensorflow")
     elif name == "onnx":
-        name = pick(ONNX_RUNTIMES) or "onnxruntime"
+        able = [name for name in ONNX_RUNTIMES if _may_have(name, precision)]
+        name = pick(able or ONNX_RUNTIMES) or "onnxruntime"
     if missing(name):
         raise EngineError(f"engine {name} needs {' and '.join(missing(name))}: {INSTALL[name]}")
     try:

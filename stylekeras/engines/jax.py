@@ -64,7 +64,7 @@ class Engine:
         from stylekeras.backbones import vgg
 
         model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
-        return Taps(model, scaled=self.precision == "float16")
+        return Taps(model, vgg.scale(weights, self.precision) if self.precision == "float16" else None)
 
     def evaluator(self, taps: Any, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(image, targets, weights) -> (loss, terms, gradient), compiled."""
@@ -159,7 +159,8 @@ class Compiled:
 class Taps:
     """The taps model; its kernels are arguments of what is compiled, since constants are copied into every program."""
 
-    def __init__(self, model: Any, *, scaled: bool) -> None:
+    def __init__(self, model: Any, scale: float | None) -> None:
+        """`scale` is that of a network whose gradient needs loss scaling."""
         self.parameters = [variable.value for variable in model.non_trainable_variables]
 
         def pure(parameters: Any, image: Any) -> dict[str, Any]:
@@ -167,7 +168,7 @@ class Taps:
             return features
 
         # Features from kernels and picture.
-        self.pure = _scaled(pure) if scaled else pure
+        self.pure = pure if scale is None else _scaled(pure, scale)
         self._compiled = jax.jit(self.pure)
 
     def __call__(self, image: Any) -> dict[str, Any]:
@@ -186,8 +187,8 @@ def _evaluation(taps: Any, objective: Objective) -> Callable[..., tuple[Any, Any
     return evaluate
 
 
-def _scaled(taps: Callable[[Any, Any], dict[str, Any]]) -> Callable[[Any, Any], dict[str, Any]]:
-    """`taps`, of frozen kernels and a picture, with loss scaling of its own gradient."""
+def _scaled(taps: Callable[[Any, Any], dict[str, Any]], scale: float) -> Callable[[Any, Any], dict[str, Any]]:
+    """`taps`, of frozen kernels and a picture, of a network at that scale, with loss scaling of its own gradient."""
     features: Any = jax.custom_vjp(taps)
 
     def forward(parameters: Any, image: Any) -> tuple[dict[str, Any], Any]:
@@ -195,7 +196,7 @@ def _scaled(taps: Callable[[Any, Any], dict[str, Any]]) -> Callable[[Any, Any], 
         return found, pull
 
     def backward(pull: Any, cotangents: dict[str, Any]) -> tuple[None, Any]:
-        factor = loss_scaling.factor(keras.ops, list(cotangents.values()))
+        factor = loss_scaling.factor(keras.ops, list(cotangents.values()), scale)
         (gradient,) = pull(jax.tree.map(lambda cotangent: factor * cotangent, cotangents))
         return None, gradient / factor
 
@@ -208,6 +209,6 @@ def _scaled(taps: Callable[[Any, Any], dict[str, Any]]) -> Callable[[Any, Any], 
 
 
 def _capability(device: Any) -> tuple[int, int]:
-    """Of an NVIDIA GPU; that of the oldest where it is not said."""
-    major, _, minor = str(getattr(device, "compute_capability", "0.0")).partition(".")
-    return int(major), int(minor or 0)
+    """Of an NVIDIA GPU; that of the oldest where it is not said, or is another maker's."""
+    parts = str(getattr(device, "compute_capability", "")).split(".")
+    return (int(parts[0]), int(parts[1])) if len(parts) == 2 and all(map(str.isdecimal, parts)) else (0, 0)

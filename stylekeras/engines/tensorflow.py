@@ -81,7 +81,7 @@ class Engine:
             model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
         signature = [tf.TensorSpec((1, None, None, 3), tf.float32)]
         compiled: Taps = tf.function(lambda image: model(image, training=False), input_signature=signature)
-        return _scaled(compiled) if self.precision == "float16" else compiled
+        return _scaled(compiled, vgg.scale(weights, self.precision)) if self.precision == "float16" else compiled
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` of nested structures of tensors, compiled; heights and widths may change between calls."""
@@ -234,8 +234,8 @@ class _Compiled:
         return self._function(*arguments)
 
 
-def _scaled(taps: Taps) -> Taps:
-    """`taps` with loss scaling of its own gradient."""
+def _scaled(taps: Taps, scale: float) -> Taps:
+    """`taps`, of a network at that scale, with loss scaling of its own gradient."""
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow is untyped
     def features_of(image: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
@@ -244,7 +244,7 @@ def _scaled(taps: Taps) -> Taps:
             features = taps(image)
 
         def gradient(*cotangents: Any, variables: Sequence[Any]) -> tuple[Any, list[None]]:
-            factor = loss_scaling.factor(keras.ops, cotangents)
+            factor = loss_scaling.factor(keras.ops, cotangents, scale)
             # Both in the order of the names.
             scaled = [factor * cotangent for cotangent in cotangents]
             return tape.gradient(tf.nest.flatten(features), image, scaled) / factor, [None] * len(variables)
@@ -273,8 +273,9 @@ def _variable(value: Any) -> tf.Variable:
     return tf.Variable(value, shape=tf.TensorShape(shape), trainable=False)
 
 
-def _capability(gpu: Any) -> tuple[int, int] | None:
-    found: tuple[int, int] | None = tf.config.experimental.get_device_details(gpu).get("compute_capability")
+def _capability(gpu: Any) -> tuple[int, int]:
+    """Of an NVIDIA GPU; that of the oldest where it is not said."""
+    found: tuple[int, int] = tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
     return found
 
 

@@ -36,7 +36,9 @@ class Engine:
         # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        native = native_precision(torch.cuda.get_device_capability() if sees_gpu() else None)
+        # AMD's GPUs have numbers of their own.
+        capability = (0, 0) if torch.version.hip else torch.cuda.get_device_capability() if sees_gpu() else None
+        native = native_precision(capability if sees_gpu() else None)
         self.precision = precision_of(self.name, precision, "float32", "bfloat16", "float16", auto=native)
         self.devices = len(devices_of(self.name, devices, "device", [None]))
         self.device = f"GPU ({torch.cuda.get_device_name()})" if sees_gpu() else f"CPU ({cores()} cores)"
@@ -63,7 +65,7 @@ class Engine:
             found: dict[str, Any] = model(image, training=False)
             return found
 
-        return _scaled(features) if self.precision == "float16" else features
+        return _scaled(features, vgg.scale(weights, self.precision)) if self.precision == "float16" else features
 
     def evaluator(self, taps: Taps, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(image, targets, weights) -> (loss, terms, gradient)."""
@@ -129,8 +131,8 @@ class Engine:
         return Loop(self, optimizer, advance)
 
 
-def _scaled(taps: Taps) -> Taps:
-    """`taps` with loss scaling of its own gradient."""
+def _scaled(taps: Taps, scale: float) -> Taps:
+    """`taps`, of a network at that scale, with loss scaling of its own gradient."""
 
     class Features(torch.autograd.Function):  # type: ignore[misc]  # untyped where PyTorch is missing
         """The taps one after the other, since it takes no dict."""
@@ -146,7 +148,7 @@ def _scaled(taps: Taps) -> Taps:
 
         @staticmethod
         def backward(context: Any, *cotangents: Any) -> Any:
-            factor = loss_scaling.factor(keras.ops, cotangents)
+            factor = loss_scaling.factor(keras.ops, cotangents, scale)
             scaled = [factor * cotangent for cotangent in cotangents]
             return torch.autograd.grad(context.features, context.image, scaled)[0] / factor, None
 

@@ -36,11 +36,12 @@ class Kernels:
     would have its own copy, four times as large as the weights are."""
 
     def __init__(self) -> None:
-        self._kept: dict[bytes, np.ndarray] = {}
+        self._kept: dict[tuple[tuple[int, ...], bytes], np.ndarray] = {}
 
     def of(self, weights: np.ndarray) -> np.ndarray:
         """`winograd.kernels` of them."""
-        key = hashlib.blake2b(np.ascontiguousarray(weights).data, digest_size=16).digest()
+        digest = hashlib.blake2b(np.ascontiguousarray(weights).data, digest_size=16).digest()
+        key = (weights.shape, digest)
         if key not in self._kept:
             self._kept[key] = winograd.kernels(weights)
         return self._kept[key]
@@ -111,9 +112,10 @@ class _Writer:
             return self._pool(node, kind, x)
         if kind == "Interpolate":
             return self._doubled(node, x)
-        if kind in ("Slice", "Pad") and tuple(x.get_shape()) == (1, height, width, channels):
-            return x
         if kind == "Slice" and len(inputs) > 4 and _constant(inputs[4]) is not None:
+            steps = _constant(inputs[3])
+            if tuple(x.get_shape()) == (1, height, width, channels) and steps is not None and (steps == 1).all():
+                return x  # all of it
             axes = self._ints(*(_AXES[axis] for axis in _constant(inputs[4])))
             return self._opset.slice(x, *inputs[1:4], axes).output(0)
         return self._padded(node, x) if kind == "Pad" else None
@@ -122,6 +124,8 @@ class _Writer:
         given = [_constant(each) for each in node.input_values()[1:3]]
         if node.get_attributes()["pad_mode"] != "constant" or any(each is None for each in given):
             return None
+        if not any(each.any() for each in given):
+            return x
         ends = (self._ints(*each[list(_LAST)]) for each in given)
         return self._opset.pad(x, *ends, "constant", node.input_value(3)).output(0)
 
@@ -191,8 +195,7 @@ class _Writer:
     def _doubled(self, node: Any, x: Any) -> Any:
         """Every position four times, as the gradient of pooling wants it."""
         o, (_, height, width, channels) = self._opset, x.get_shape()
-        nearest = node.get_attributes()["mode"] == "nearest"
-        if not nearest or tuple(node.get_output_shape(0)) != (1, channels, 2 * height, 2 * width):
+        if not _repeats(node) or tuple(node.get_output_shape(0)) != (1, channels, 2 * height, 2 * width):
             return None
         wide = o.concat([self._shaped(x, 1, height, width, 1, channels)] * 2, 3)
         wide = self._shaped(wide, 1, height, 1, 2 * width, channels)
@@ -282,10 +285,24 @@ def _pools(node: Any) -> str | None:
     if kind not in ("MaxPool", "AvgPool"):
         return None
     given = node.get_attributes()
-    window = (list(given["kernel"]), list(given["strides"]), [*given["pads_begin"], *given["pads_end"]])
+    window = (list(given["kernel"]), list(given["strides"]), list(given.get("dilations", [1, 1])))
+    pads = [*given["pads_begin"], *given["pads_end"]]
+    before, after = _shape(node.input_value(0)), _shape(node.output(0))
+    # Nor one that rounds its size up.
+    floored = len(before) == len(after) == 4 and all(before[i] // 2 == after[i] for i in (2, 3))
     # Where the maxima are may be asked for too.
     positions = any(output.get_target_inputs() for output in node.outputs()[1:])
-    return None if positions or window != ([2, 2], [2, 2], [0, 0, 0, 0]) else str(kind)
+    plain = window == ([2, 2], [2, 2], [1, 1]) and not any(pads) and floored and not positions
+    return str(kind) if plain else None
+
+
+def _repeats(node: Any) -> bool:
+    """Whether a node repeats positions, as `rules.py` writes that."""
+    if node.get_type_name() != "Interpolate":
+        return False
+    given = node.get_attributes()
+    how = (given["mode"], given["coordinate_transformation_mode"], given["nearest_mode"])
+    return bool(how == ("nearest", "asymmetric", "floor"))
 
 
 def _looked_at(node: Any) -> Any:
@@ -297,7 +314,7 @@ def _looked_at(node: Any) -> Any:
 
     def repeated(tensor: Any) -> Any:
         """What a pool made and was then repeated."""
-        given = inputs(tensor, "Interpolate")
+        given = inputs(tensor, "Interpolate") if _repeats(tensor.get_node()) else None
         pool = given and given[0].get_node()
         return pool.input_value(0) if pool and _pools(pool) == "MaxPool" else None
 

@@ -36,9 +36,10 @@ class Engine:
         # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        # AMD's GPUs have numbers of their own.
-        capability = (0, 0) if torch.version.hip else torch.cuda.get_device_capability() if sees_gpu() else None
-        native = native_precision(capability if sees_gpu() else None)
+        native = native_precision()
+        if sees_gpu():
+            # AMD's GPUs have numbers of their own.
+            native = native_precision((0, 0) if torch.version.hip else torch.cuda.get_device_capability())
         self.precision = precision_of(self.name, precision, "float32", "bfloat16", "float16", auto=native)
         self.devices = len(devices_of(self.name, devices, "device", [None]))
         self.device = f"GPU ({torch.cuda.get_device_name()})" if sees_gpu() else f"CPU ({cores()} cores)"

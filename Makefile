@@ -37,7 +37,7 @@ test: install lint
 test-engines: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[jax,torch]'
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/test_engines.py tests/test_parity.py
-	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/test_engines.py tests/test_parity.py
+	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/test_engine_torch.py tests/test_engines.py tests/test_parity.py
 
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

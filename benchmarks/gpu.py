@@ -72,11 +72,11 @@ def measure(size: int, given: argparse.Namespace) -> list[dict[str, Any]]:
     asked = [(name, precision) for name in ours for precision in given.precisions.split(",")]
     asked += [] if engines.missing("torch") else [(PLAIN, "float32"), (WOLFE, "float32")]
     running = []
-    for name, precision in asked:
-        contestant = Contestant(__file__, {**order, "engine": name, "precision": precision})
-        print(f"{size} px: {name} in {precision} {'is ready' if contestant.ready else 'fails'}", file=sys.stderr)
-        if contestant.ready:
-            running.append(contestant)
+    for one in [Contestant(__file__, {**order, "engine": name, "precision": precision}) for name, precision in asked]:
+        name, precision = one.order["engine"], one.order["precision"]
+        print(f"{size} px: {name} in {precision} {'is ready' if one.ready else 'fails'}", file=sys.stderr)
+        if one.ready:
+            running.append(one)
     while not all(one.done for one in running):
         for one in running:
             if not one.done:
@@ -107,7 +107,8 @@ def work(order: dict[str, Any]) -> None:
 def ours(order: dict[str, Any]) -> Iterator[Any]:
     """The version and device, then the loss of each step."""
     import stylekeras as sk
-    from stylekeras import engines
+    from stylekeras import engines, transfer
+    from stylekeras.layout import Layout
 
     settings = settings_of(order)
     engine = engines.load(order["engine"], order["precision"])
@@ -118,8 +119,14 @@ def ours(order: dict[str, Any]) -> Iterator[Any]:
     for progress in run:
 
         def judged(picture: Any = progress) -> float:
-            exact = settings_of({**order, "precision": "float32"})
-            return sk.loss_and_gradient(picture.image, order["photo"], order["painting"], exact).loss
+            # By PyTorch where it is there, which has nothing to compile first.
+            judge = order["engine"] if engines.missing("torch") else "torch"
+            exact = settings_of({**order, "engine": judge, "precision": "float32"})
+            # `loss_and_gradient` takes pictures in [0, 1] only.
+            problem, _ = transfer.problem(order["photo"], order["painting"], exact)
+            view = transfer._view(problem, picture.size, 0, Layout())
+            loss, _, _ = view.evaluate(view.host.tensor(picture.image[None]), problem.weights)
+            return float(view.host.array(loss))
 
         yield progress.loss, judged if progress.last else None
 

@@ -19,15 +19,23 @@ class Contestant:
     """A process that runs `program --worker ORDER` and answers lines of numbers with lines of JSON (`serve`)."""
 
     def __init__(self, program: str, order: dict[str, Any]) -> None:
+        """Start it; those that would slow each other's compilation, each when the one before is `ready`."""
         self.order = order
         self.found: list[Any] = []
         command = [sys.executable, program, "--worker", json.dumps(order)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-        # One after the other: they would slow each other's compilation.
-        line = self._process.stdout.readline()
-        self.ready = json.loads(line) if line else None
-        self.done = not line
+        self._ready: Any = None
+        self.done = False
+
+    @property
+    def ready(self) -> Any:
+        """What it tells of itself once it is, None if it fails."""
+        if self._ready is None and not self.done:
+            line = self._process.stdout.readline()
+            self._ready = json.loads(line) if line else None
+            self.done = not line
+        return self._ready
 
     def turn(self, count: int) -> None:
         """Let it make that many steps; what it tells of them is added to `found`."""

@@ -29,6 +29,7 @@ __all__ = [
     "no_history",
     "relu",
     "remember",
+    "solve_triangular",
     "stop_gradient",
     "sum",
     "where",
@@ -92,9 +93,9 @@ def no_history(picture: Any, count: int) -> tuple[Any, ...]:
     return (np.zeros_like(picture),) * count
 
 
-def remember(pictures: Sequence[Any], picture: Any) -> tuple[Any, ...]:
-    """The history without its oldest picture and with a new one."""
-    return (*pictures[1:], picture)
+def remember(pictures: Sequence[Any], picture: Any, wanted: Any) -> tuple[Any, ...]:
+    """The history without its oldest picture and with a new one, if that is wanted."""
+    return (*pictures[1:], picture) if wanted else tuple(pictures)
 
 
 def inner_products(history: Sequence[Any], pictures: Sequence[Any]) -> tuple[Any, ...]:
@@ -148,6 +149,16 @@ def matmul(x: Any, y: Any) -> Any:
 def relu(value: Any) -> Any:
     """`value` where it is positive, 0 elsewhere."""
     return np.maximum(value, 0)
+
+
+def solve_triangular(matrix: Any, right: Any, lower: bool = False) -> Any:
+    """x in `matrix` x = `right`, (m, m) and (m, n); what lies on the other side of the diagonal is not looked at."""
+    found = np.zeros_like(right)
+    for i in range(len(matrix)) if lower else reversed(range(len(matrix))):
+        known = found[:i] if lower else found[i + 1 :]
+        row = matrix[i, :i] if lower else matrix[i, i + 1 :]
+        found[i] = (right[i] - np.einsum("j,jn->n", row, known)) / matrix[i, i]
+    return found
 
 
 def stop_gradient(value: Any) -> Any:

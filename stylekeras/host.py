@@ -146,9 +146,9 @@ class _OnDisk:
         """As NumPy's."""
         return _filled(np.ones_like, value, 1, dtype)
 
-    def remember(self, pictures: Sequence[Any], picture: Any) -> tuple[Any, ...]:
-        """The history without its oldest picture and with a new one."""
-        return (*pictures[1:], lazy.store(picture))
+    def remember(self, pictures: Sequence[Any], picture: Any, wanted: Any) -> tuple[Any, ...]:
+        """The history without its oldest picture and with a new one, if that is wanted."""
+        return (*pictures[1:], lazy.store(picture)) if wanted else tuple(pictures)
 
     def sum(self, value: Any, axis: Any = None) -> Any:
         """As that of `arrays`."""

@@ -261,12 +261,13 @@ def layout(
 
 
 def steps_ahead(view: View) -> int:
-    """How many steps are computed before they are asked for.
+    """How many steps are computed in a thread before they are asked for.
 
-    On a GPU one, so that it does not wait for what is done with each; what that holds of memory twice, a processor
-    needs more than it would gain.
+    On a GPU one, so that it does not wait for what is done with each, unless the engine has a queue for that; what that
+    holds of memory twice, a processor needs more than it would gain.
     """
-    return 1 if view.machine.engine.device.startswith("GPU") and view.parts == 1 else 0
+    engine = view.machine.engine
+    return 1 if engine.device.startswith("GPU") and view.parts == 1 and not engine.queues else 0
 
 
 def most(machine: Machine, settings: Settings) -> int | None:

@@ -20,6 +20,7 @@ numpy_ops = types.SimpleNamespace(
     cast=lambda value, dtype: np.asarray(value, dtype),
     cond=lambda condition, yes, no: yes() if condition else no(),
     relu=lambda value: np.maximum(value, 0),
+    solve_triangular=lambda matrix, right, lower=False: scipy.linalg.solve_triangular(matrix, right, lower=lower),
     stop_gradient=lambda value: value,
     fft2=lambda parts: (lambda z: (z.real, z.imag))(np.fft.fft2(parts[0] + 1j * parts[1])),
     ifft2=lambda parts: (lambda z: (z.real, z.imag))(np.fft.ifft2(parts[0] + 1j * parts[1])),

@@ -156,9 +156,11 @@ def test_an_error_of_a_step_is_the_runs():
 
 
 def test_only_on_a_gpu_and_where_the_picture_is_whole():
-    def view(device, parts):
-        return SimpleNamespace(machine=SimpleNamespace(engine=SimpleNamespace(device=device)), parts=parts)
+    def view(device, parts, queues=False):
+        engine = SimpleNamespace(device=device, queues=queues)
+        return SimpleNamespace(machine=SimpleNamespace(engine=engine), parts=parts)
 
     assert machines.steps_ahead(view("GPU (Tesla T4)", 1)) == 1
     assert machines.steps_ahead(view("GPU (Tesla T4)", 4)) == 0
+    assert machines.steps_ahead(view("GPU (Tesla T4)", 1, queues=True)) == 0
     assert machines.steps_ahead(view("CPU (2 cores)", 1)) == 0

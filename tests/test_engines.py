@@ -64,12 +64,13 @@ def test_only_an_engine_imports_its_framework():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else names
-            importers |= {(path.stem, top) for name in names if (top := name.partition(".")[0]) in FRAMEWORKS}
+            module = path.parent.name if path.parent.parent.name == "engines" else path.stem
+            importers |= {(module, top) for name in names if (top := name.partition(".")[0]) in FRAMEWORKS}
     assert importers == {(name, name) for name in FRAMEWORKS}
 
 
 def test_the_setting_knows_every_engine():
-    files = {path.stem for path in Path(engines.__file__).parent.glob("*.py")} - {"__init__"}
+    files = {path.stem for path in Path(engines.__file__).parent.iterdir()} - {"__init__", "__pycache__"}
     assert files == FRAMEWORKS == set(engines.ORDER)
     assert set(settings.CHOICES["engine"]) == {"auto", "onnx", *engines.ORDER}
     assert set(engines.GPU_ORDER) | set(engines.ONNX_RUNTIMES) <= set(engines.ORDER)
@@ -334,6 +335,13 @@ def test_on_a_gpu_auto_is_who_sees_it(monkeypatch):
     monkeypatch.setattr(engines, "_keras_is_free", lambda name: True)
     monkeypatch.setattr(engines, "_sees_gpu", lambda name: name == "torch")
     assert engines.pick(engines.ORDER) == "torch"
+    monkeypatch.setattr(engines, "_sees_gpu", lambda name: name != "openvino")
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    monkeypatch.delitem(sys.modules, "jax", raising=False)
+    assert engines.pick(engines.ORDER) == "torch"
+    # A program's own TensorFlow may hold all of the GPU's memory.
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    assert engines.pick(engines.ORDER) == "tensorflow"
     monkeypatch.setattr(engines, "_sees_gpu", lambda name: False)
     assert engines.pick(engines.ORDER) == engines.ORDER[0]
 

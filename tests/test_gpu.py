@@ -48,6 +48,17 @@ def test_a_picture_in_low_precision_is_as_good(precision):
     assert sk.loss_and_gradient(picture, photo, painting, settings).loss == pytest.approx(exact, rel=0.03)
 
 
+def test_steps_that_are_kept_stay_what_they_were_and_can_be_gone_on_from():
+    job = parity.job(ENGINE, steps=16)
+    seen = [step.image.copy() for step in sk.iterate(*job)]
+    kept = list(sk.iterate(*job))
+    for image, step in zip(seen, kept, strict=True):
+        np.testing.assert_allclose(step.image, image, atol=2e-3)
+    *_, last = sk.iterate(*job, resume=kept[7].state)
+    assert last.step == 16
+    np.testing.assert_allclose(last.image, kept[-1].image, atol=2e-3)
+
+
 def test_auto_is_what_its_matrix_units_compute_in():
     engine = engines.load(ENGINE, "auto")
     assert engine.device.startswith("GPU")

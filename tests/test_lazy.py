@@ -109,3 +109,11 @@ def test_a_full_disk_is_an_error(pair):
             lazy.store(pair[0])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_a_triangular_system_is_solved_without_looking_across_the_diagonal(lower):
+    rng = np.random.default_rng(4)
+    matrix, right = rng.normal(size=(7, 7)) + 4 * np.eye(7), rng.normal(size=(7, 2))
+    wanted = np.linalg.solve(np.tril(matrix) if lower else np.triu(matrix), right)
+    np.testing.assert_allclose(arrays.solve_triangular(matrix, right, lower=lower), wanted)

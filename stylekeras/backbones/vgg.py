@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from stylekeras.backbones.entry import preprocessing, scale
 from stylekeras.weights import Weights, deepest
 
 _FAMILY = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}
@@ -35,10 +36,7 @@ class Preprocess(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
     def __init__(self, weights: Weights, *, scale: float = 1.0, **options: Any) -> None:
         """`scale` is what that range is multiplied by."""
         super().__init__(trainable=False, **options)
-        flip = -1 if weights.card.channel_order == "bgr" else 1
-        std = np.asarray(weights.card.std[::flip])
-        self._factor = np.asarray(scale * weights.card.range / std, "float32")
-        self._shift = np.asarray(scale * np.asarray(weights.card.mean[::flip]) / std, "float32")
+        self._factor, self._shift = preprocessing(weights, scale)
 
     def call(self, image: Any) -> Any:
         """(1, h, w, 3) in [0, 1] to (1, h, w, 3) in the network's range."""
@@ -81,23 +79,6 @@ class ReplicateEdge(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyp
         """(1, h, w, c) to (1, h + 2, w + 2, c)."""
         image = keras.ops.concatenate([image[:, :1], image, image[:, -1:]], axis=1)
         return keras.ops.concatenate([image[:, :, :1], image, image[:, :, -1:]], axis=2)
-
-
-# The largest value of a picture that enters a network in float16. Features grow from there by up to two orders of
-# magnitude; float16 ends at 65,504.
-_LARGEST = 8.0
-
-
-def scale(weights: Weights, dtype: str) -> float:
-    """The power of two at which the network runs, which keeps float16 from overflowing.
-
-    Convolutions with their biases scaled likewise, ReLU and pooling give features at the same scale, to the last bit.
-    """
-    if dtype != "float16":
-        return 1.0
-    card = weights.card
-    ends = [(end - mean) / std for end in (0.0, card.range) for mean, std in zip(card.mean, card.std, strict=True)]
-    return float(2.0 ** np.floor(np.log2(_LARGEST / np.abs(ends).max())))
 
 
 def build(weights: Weights, taps: Iterable[str], *, pooling: str, padding: str, dtype: str) -> keras.Model:

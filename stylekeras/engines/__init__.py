@@ -1,4 +1,4 @@
-"""Engines, one file per framework: what runs the objective, and on which device. Only `engines/X` imports framework X.
+"""Engines, one per framework: what runs the objective, and on which device. Only `engines/X` imports framework X.
 
 An engine module has `sees_gpu()` and `Engine(precision, devices)` (how many at most, None for all GPUs), an object with
 
@@ -15,10 +15,11 @@ An engine module has `sees_gpu()` and `Engine(precision, devices)` (how many at 
   in the image of the sums' product with them (by name, `objective.parts`) from what was kept of the network;
 - `devices`: how many it may spread tiles over, and, if that can be more than one, `together(function, group)`: what a
   function of a `measurer` or `evaluator` gives for each arguments of a group of no more, all at the same time;
-- `loop(taps, objective, optimizer)`: the optimizer's state and its step, see `Loop`;
+- `loop(taps, objective, optimizer)`: the optimizer's state and its step, see `Loop`; `queues`: whether a loop itself
+  sees to it that a GPU always has a step to do;
 - `tensor(array)` and `array(tensor)`, for nested structures of them.
 
-Adding an engine is adding a file here, and its name to the orders below.
+Adding an engine is adding a file or folder here, and its name to the orders below.
 """
 
 from __future__ import annotations
@@ -38,9 +39,12 @@ import numpy as np
 
 from stylekeras.errors import EngineError, nearest
 
-# By measured speed (benchmarks/README.md), on a processor and on a GPU; "auto" is the first that can be used.
+# By measured speed (benchmarks/README.md), on a processor and on a GPU; "auto" is the first that can be used. On a GPU,
+# TensorFlow has not been measured, and JAX takes seconds for every size before its first step.
 ORDER = ("openvino", "tensorflow", "onnxruntime", "jax", "torch")
-GPU_ORDER = ("tensorflow", "jax", "torch", "onnxruntime")
+GPU_ORDER = ("torch", "tensorflow", "jax", "onnxruntime")
+# These take nearly all of a GPU's memory for themselves once they are used.
+_GREEDY = {"tensorflow", "jax"}
 # Those that spread tiles over several devices.
 SPREADING = ("tensorflow", "jax")
 # What "onnx" stands for: the first of these that is installed.
@@ -50,14 +54,14 @@ ONNX_RUNTIMES = ("openvino", "onnxruntime")
 _NEEDS = {
     "tensorflow": ("tensorflow", "keras"),
     "jax": ("jax", "keras"),
-    "torch": ("torch", "keras"),
+    "torch": ("torch",),
     "onnxruntime": ("onnxruntime", "onnx"),
     "openvino": ("openvino", "onnx"),
 }
 INSTALL = {
     "tensorflow": "pip install tensorflow keras",
     "jax": "pip install jax keras",
-    "torch": "pip install torch keras",
+    "torch": "pip install torch",
     "onnxruntime": "pip install 'stylekeras[onnx]'",
     "openvino": "pip install 'stylekeras[openvino]'",
 }
@@ -107,10 +111,13 @@ def load(name: str, precision: str, devices: int | None = None) -> Any:
 
 
 def pick(names: Sequence[str]) -> str | None:
-    """Of these engines: on a GPU the first that sees it, otherwise the first that is installed."""
+    """Of these engines: on a GPU the first that sees it, otherwise the first that is installed.
+
+    In a program that uses TensorFlow or JAX, that comes first on a GPU: it may have all of its memory.
+    """
     usable = [name for name in names if not missing(name) and _keras_is_free(name)]
     if gpu_driver():
-        for name in GPU_ORDER:
+        for name in sorted(GPU_ORDER, key=lambda name: not (name in _GREEDY and name in sys.modules)):
             if name in usable and _sees_gpu(name):
                 return name
     return usable[0] if usable else None
@@ -246,37 +253,51 @@ def keras_on(backend: str) -> ModuleType:
 class Loop:
     """The optimizer's state, arrays that are never written to, and its step."""
 
-    def __init__(self, engine: Any, optimizer: Any, advance: Any = None) -> None:
-        """`advance(state, targets, weights) -> loss, terms, state` evaluates `state.image` and updates."""
+    def __init__(self, engine: Any, optimizer: Any, advance: Any = None, *, queue: bool = False) -> None:
+        """`advance(state, targets, weights) -> loss, terms, state` evaluates `state.image` and updates; with `queue` it
+        does not wait for the device, which so is given the next step before it is through with one."""
         self.engine = engine
         self._optimizer = optimizer
         self._advance = advance
+        self._queue = queue
         self._terms: dict[str, float] = {}
         self._state: Any = None
+        # What will be known of a step that is under way, and the last of all states.
+        self._next: tuple[Any, Any] | None = None
+        self._newest: Any = None
 
     def start(self, state: Any) -> None:
         """Take over a state, of any height and width."""
-        self._state = state
+        self._state = self._newest = state
+        self._next = None
 
     def step(self, targets: Any, weights: Any) -> Step:
-        """Evaluate `state.image` and update.
+        """Evaluate `state.image` and update; until the next `start` with the same targets and weights.
 
         Returns: the loss just evaluated, the loss of the picture so far, that picture's terms, and by how much it has
             changed (root mean square).
         """
-        # All at once: on a GPU each fetch waits.
-        evaluated, terms, (loss, accepted, moved) = self.engine.array(self._step(targets, weights))
+        numbers, self._state = self._next or self._begin(targets, weights)
+        self._next = self._begin(targets, weights) if self._queue else None
+        evaluated, terms, (loss, accepted, moved) = self._fetch(numbers)
         if accepted or not self._terms:
             self._terms = {name: float(value) for name, value in terms.items()}
         return float(evaluated), float(loss), self._terms, float(moved)
 
-    def _step(self, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], tuple[Any, Any, Any]]:
-        evaluated, terms, self._state = self._advance(self._state, targets, weights)
-        return evaluated, terms, (self._state.loss, self._state.accepted, self._state.moved)
+    def _begin(self, targets: Any, weights: Any) -> tuple[Any, Any]:
+        """A step. Returns: its numbers as `_fetch` takes them, and the state after it."""
+        evaluated, terms, state = self._advance(self._newest, targets, weights)
+        self._newest = state
+        return (evaluated, terms, (state.loss, state.accepted, state.moved)), state
+
+    def _fetch(self, numbers: Any) -> Any:
+        # All at once: on a GPU each fetch waits.
+        return self.engine.array(numbers)
 
     def rest(self) -> None:
         """Let go of the pictures, keep what is compiled."""
-        self._state, self._terms = None, {}
+        self._state = self._newest = self._next = None
+        self._terms = {}
 
     def restore(self, fields: Mapping[str, Any], terms: Mapping[str, float]) -> None:
         """Take over a state that was saved as NumPy arrays, a history perhaps as a tuple of them."""
@@ -285,7 +306,7 @@ class Loop:
 
     def _taken(self, value: Any) -> Any:
         ops = self.engine.ops
-        if isinstance(value, tuple) and hasattr(ops, "remember"):
+        if isinstance(value, tuple) and hasattr(ops, "no_history"):
             return tuple(map(np.asarray, value))
         return ops.convert_to_tensor(np.asarray(value))
 

@@ -13,10 +13,15 @@ from jax.sharding import PartitionSpec
 
 from stylekeras import loss_scaling, trees
 from stylekeras.engines import Loop, Objective, cores, devices_of, keras_on, native_precision, precision_of
+from stylekeras.graphs import store
 from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
 
 keras = keras_on("jax")
+
+# XLA writes several kernels for each product of matrices and tries them out: at the start of every run, for minutes
+# where a few steps' time is gained.
+_ON_GPUS = {"xla_gpu_enable_triton_gemm": False}
 
 
 def sees_gpu() -> bool:
@@ -24,12 +29,16 @@ def sees_gpu() -> bool:
     return bool(jax.default_backend() == "gpu")
 
 
+def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = jax.jit(function, compiler_options=_ON_GPUS if sees_gpu() else None)
+    return compiled
+
+
 class Engine:
     """JAX through Keras 3, on its default device. Every size is compiled anew: XLA needs sizes known."""
 
     name = "jax"
     version = jax.__version__
-    ops = keras.ops
     reads_onnx = False
 
     footprint = Footprint(fixed=1.20e09, activations=3.0, in_tiles=4.0, resting=1.0, holding=4.0, held=2.2)
@@ -40,11 +49,16 @@ class Engine:
         # On a processor it is not known to be faster in bfloat16.
         native = native_precision(_capability(jax.devices()[0])) if sees_gpu() else "float32"
         self.precision = precision_of(self.name, precision, "float32", "bfloat16", "float16", auto=native)
+        self.ops: Any = keras.ops if self.precision == "float32" else _Narrow()
         chosen = devices_of(self.name, devices, "GPU" if sees_gpu() else "CPU", jax.devices())
         self.devices = len(chosen)
         self.device = f"GPU ({chosen[0].device_kind})" if sees_gpu() else f"CPU ({cores()} cores)"
         if self.devices > 1:
             self.device = f"{self.devices} x {self.device}"
+        self.queues = sees_gpu()
+        if sees_gpu() and not jax.config.jax_compilation_cache_dir:
+            # Compiling takes longer than hundreds of steps; for the same sizes it is done once.
+            jax.config.update("jax_compilation_cache_dir", str(store.folder() / "xla"))
         self._mesh = jax.sharding.Mesh(np.array(chosen), ("tiles",))
 
     def out_of_memory(self, error: Exception) -> bool:
@@ -61,14 +75,14 @@ class Engine:
 
     def backbone(self, weights: Weights, taps: list[str], *, pooling: str, padding: str) -> Taps:
         """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}."""
-        from stylekeras.backbones import vgg
+        from stylekeras.backbones import entry, vgg
 
         model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
-        return Taps(model, vgg.scale(weights, self.precision) if self.precision == "float16" else None)
+        return Taps(model, entry.scale(weights, self.precision) if self.precision == "float16" else None)
 
     def evaluator(self, taps: Any, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(image, targets, weights) -> (loss, terms, gradient), compiled."""
-        return Compiled(_evaluation(taps, objective), taps.parameters)
+        return Compiled(_evaluation(self.ops, taps, objective), taps.parameters)
 
     def measurer(self, taps: Any, objective: Objective) -> Callable[[Any, Any], Any]:
         """(image, targets) -> sums, compiled."""
@@ -88,7 +102,7 @@ class Engine:
             sums, pull = jax.vjp(measure, image)
             return sums, pull
 
-        compiled, back = Compiled(forward, taps.parameters), jax.jit(lambda pull, cotangents: pull(cotangents)[0])
+        compiled, back = Compiled(forward, taps.parameters), _jit(lambda pull, cotangents: pull(cotangents)[0])
 
         def run(image: Any, targets: Any) -> tuple[Any, Callable[[Any], Any]]:
             sums, kept = compiled(image, targets)
@@ -112,7 +126,7 @@ class Engine:
 
     def differentiator(self, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(sums, targets, weights) -> (loss, terms, gradient), compiled."""
-        compiled = jax.jit(jax.value_and_grad(functools.partial(objective.combine, self.ops), has_aux=True))
+        compiled = _jit(jax.value_and_grad(functools.partial(objective.combine, self.ops), has_aux=True))
 
         def differentiate(sums: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
             (loss, terms), gradient = compiled(sums, targets, weights)
@@ -122,14 +136,30 @@ class Engine:
 
     def loop(self, taps: Any, objective: Objective, optimizer: ModuleType) -> Loop:
         """The optimizer's state on the device and its compiled step."""
-        evaluate = _evaluation(taps, objective)
+        evaluate = _evaluation(self.ops, taps, objective)
 
         def advance(parameters: Any, state: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
             loss, terms, gradient = evaluate(parameters, state.image, targets, weights)
             return loss, terms, optimizer.update(self.ops, state, loss, gradient)
 
-        compiled = jax.jit(advance)
-        return Loop(self, optimizer, lambda state, *rest: compiled(taps.parameters, state, *rest))
+        compiled = _jit(advance)
+        return Loop(self, optimizer, lambda *given: compiled(taps.parameters, *given), queue=self.queues)
+
+
+class _Narrow:
+    """`keras.ops` where features come from a network in a low precision.
+
+    On a GPU, sums of products of such features are the same, to the last bit of what is summed up, in TensorFloat-32,
+    whose 11 significant bits hold those of float16 and bfloat16; their derivative is rounded less by that than when it
+    enters the network.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(keras.ops, name)
+
+    def products(self, x: Any, y: Any) -> Any:
+        """x^T y for (n, c) and (n, d)."""
+        return jax.numpy.matmul(x.T, y, precision=jax.lax.Precision.DEFAULT)
 
 
 class Compiled:
@@ -138,7 +168,7 @@ class Compiled:
     def __init__(self, function: Callable[..., Any], parameters: Any) -> None:
         self.parameters = parameters
         self._function = function
-        self._compiled = jax.jit(function)
+        self._compiled = _jit(function)
 
     def __call__(self, *arguments: Any) -> Any:
         """What it makes of the other arguments."""
@@ -153,7 +183,7 @@ class Compiled:
             return jax.tree.map(lambda item: item[None], found)
 
         each, every = PartitionSpec("tiles"), PartitionSpec()
-        return jax.jit(jax.shard_map(one, mesh=mesh, in_specs=(every, each), out_specs=each))
+        return _jit(jax.shard_map(one, mesh=mesh, in_specs=(every, each), out_specs=each))
 
 
 class Taps:
@@ -169,16 +199,16 @@ class Taps:
 
         # Features from kernels and picture.
         self.pure = pure if scale is None else _scaled(pure, scale)
-        self._compiled = jax.jit(self.pure)
+        self._compiled = _jit(self.pure)
 
     def __call__(self, image: Any) -> dict[str, Any]:
         """(1, h, w, 3) to {tap: (1, h', w', c)}."""
         return dict(self._compiled(self.parameters, image))
 
 
-def _evaluation(taps: Any, objective: Objective) -> Callable[..., tuple[Any, Any, Any]]:
+def _evaluation(ops: Any, taps: Any, objective: Objective) -> Callable[..., tuple[Any, Any, Any]]:
     def loss_of(image: Any, parameters: Any, targets: Any, weights: Any) -> tuple[Any, Any]:
-        return objective(keras.ops, image, taps.pure(parameters, image), targets, weights)
+        return objective(ops, image, taps.pure(parameters, image), targets, weights)
 
     def evaluate(parameters: Any, image: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
         (loss, terms), gradient = jax.value_and_grad(loss_of, has_aux=True)(image, parameters, targets, weights)

@@ -42,6 +42,8 @@ class Engine:
     version = tf.__version__
     ops = keras.ops
     reads_onnx = False
+    # A call comes back once its numbers are there.
+    queues = False
 
     footprint = Footprint(fixed=9.50e08, activations=2.2, in_tiles=2.8, resting=0.7, holding=3.6, held=2.0)
 
@@ -75,13 +77,13 @@ class Engine:
 
     def backbone(self, weights: Weights, taps: list[str], *, pooling: str, padding: str) -> Taps:
         """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}, compiled."""
-        from stylekeras.backbones import vgg
+        from stylekeras.backbones import entry, vgg
 
         with nullcontext() if self._strategy is None else self._strategy.scope():
             model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
         signature = [tf.TensorSpec((1, None, None, 3), tf.float32)]
         compiled: Taps = tf.function(lambda image: model(image, training=False), input_signature=signature)
-        return _scaled(compiled, vgg.scale(weights, self.precision)) if self.precision == "float16" else compiled
+        return _scaled(compiled, entry.scale(weights, self.precision)) if self.precision == "float16" else compiled
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` of nested structures of tensors, compiled; heights and widths may change between calls."""
@@ -184,9 +186,8 @@ class Loop(engines.Loop):
         """The state as tensors that later steps do not change."""
         return tf.nest.map_structure(lambda variable: variable.read_value(), self._variables)
 
-    def _step(self, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], tuple[Any, Any, Any]]:
-        result: tuple[Any, dict[str, Any], tuple[Any, Any, Any]] = self._compiled(targets, weights)
-        return result
+    def _begin(self, targets: Any, weights: Any) -> tuple[Any, Any]:
+        return self._compiled(targets, weights), None
 
     def _evaluate_and_update(self, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], tuple[Any, Any, Any]]:
         state = self._variables

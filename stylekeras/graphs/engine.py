@@ -33,6 +33,7 @@ class GraphEngine(Host):
     precision: str
     footprint: Footprint
     reads_onnx = True
+    queues = False
 
     def prepare(self, graph: bytes, *, often: bool) -> Run:
         """Make a graph ready to run, often at one size or once at several."""

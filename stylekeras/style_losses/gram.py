@@ -36,7 +36,8 @@ def gram(ops: Any, features: Any, mask: Any = None) -> Any:
     channels = features.shape[-1]
     flat = ops.reshape(features, (-1, channels))
     weighted = flat if mask is None else ops.reshape(mask * features, (-1, channels))
-    products = ops.matmul(ops.transpose(ops.stop_gradient(weighted)), flat)
+    weighted = ops.stop_gradient(weighted)
+    products = ops.products(weighted, flat) if hasattr(ops, "products") else ops.matmul(ops.transpose(weighted), flat)
     # Both factors have the same gradient: one of them, twice, takes one product where both take two and a transpose.
     return 2 * products - ops.stop_gradient(products)
 

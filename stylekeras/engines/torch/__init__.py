@@ -1,4 +1,4 @@
-"""The PyTorch engine: autograd, one operator after the other."""
+"""The PyTorch engine: autograd; on a GPU a whole step is recorded once for each scale and then played back."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from stylekeras import loss_scaling, trees
-from stylekeras.engines import Loop, Objective, Taps, cores, devices_of, keras_on, native_precision, precision_of
+from stylekeras.backbones import entry
+from stylekeras.engines import Loop, Objective, Taps, cores, devices_of, native_precision, precision_of
+from stylekeras.engines.torch import ops as names
+from stylekeras.engines.torch import vgg
 from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
-
-keras = keras_on("torch")
 
 
 def sees_gpu() -> bool:
@@ -23,11 +24,11 @@ def sees_gpu() -> bool:
 
 
 class Engine:
-    """PyTorch through Keras 3, on the GPU when PyTorch sees one."""
+    """PyTorch, on the GPU when it sees one; without Keras, whose layers for it copy each picture to another order of
+    its axes and back."""
 
     name = "torch"
     version = torch.__version__
-    ops = keras.ops
     reads_onnx = False
 
     footprint = Footprint(fixed=1.50e09, activations=2.7, in_tiles=2.7, resting=1.0, holding=1.5, held=3.5)
@@ -41,7 +42,9 @@ class Engine:
             # AMD's GPUs have numbers of their own.
             native = native_precision((0, 0) if torch.version.hip else torch.cuda.get_device_capability())
         self.precision = precision_of(self.name, precision, "float32", "bfloat16", "float16", auto=native)
+        self.ops: Any = names if self.precision == "float32" else names.Narrow()
         self.devices = len(devices_of(self.name, devices, "device", [None]))
+        self.queues = sees_gpu()
         self.device = f"GPU ({torch.cuda.get_device_name()})" if sees_gpu() else f"CPU ({cores()} cores)"
 
     def out_of_memory(self, error: Exception) -> bool:
@@ -58,15 +61,9 @@ class Engine:
 
     def backbone(self, weights: Weights, taps: list[str], *, pooling: str, padding: str) -> Taps:
         """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}."""
-        from stylekeras.backbones import vgg
-
-        model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
-
-        def features(image: Any) -> dict[str, Any]:
-            found: dict[str, Any] = model(image, training=False)
-            return found
-
-        return _scaled(features, vgg.scale(weights, self.precision)) if self.precision == "float16" else features
+        place = names.device()
+        taps_of = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision, device=place)
+        return _scaled(taps_of, entry.scale(weights, self.precision)) if self.precision == "float16" else taps_of
 
     def evaluator(self, taps: Taps, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(image, targets, weights) -> (loss, terms, gradient)."""
@@ -129,7 +126,96 @@ class Engine:
             with torch.no_grad():
                 return loss, terms, optimizer.update(self.ops, state, loss, gradient)
 
-        return Loop(self, optimizer, advance)
+        return Recorded(self, optimizer, advance, queue=True) if self.queues else Loop(self, optimizer, advance)
+
+
+class Recorded(Loop):
+    """A step as a CUDA graph, recorded after the first of a scale: hundreds of small kernels that Python would be too
+    slow to start one by one. It writes into its own state, of which copies are handed out."""
+
+    _graph: Any = None
+    # What it was recorded with: it reads these where they lie.
+    _given: Any = None
+    # Its numbers, one by one and in one vector.
+    _numbers: Any = None
+    _vector: Any = None
+    # The fields that it writes.
+    _written: frozenset[str] = frozenset()
+
+    def start(self, state: Any) -> None:
+        """Take over a state, of any height and width."""
+        self.rest()
+        self._state = state
+        self._newest = state._replace(**{name: _own(value) for name, value in state._asdict().items()})
+
+    def rest(self) -> None:
+        """Let go of the pictures and the recording, which holds all that a step takes of memory."""
+        super().rest()
+        self._graph = self._given = self._numbers = self._vector = None
+
+    def _begin(self, targets: Any, weights: Any) -> tuple[Any, Any]:
+        if self._given is None or self._given[0] is not targets or self._given[1] is not weights:
+            # Not recorded: what libraries set up when they are first used cannot be.
+            self._graph, self._given = None, (targets, weights)
+            self._in_place(targets, weights)
+        elif self._graph is None:
+            self._record(targets, weights)
+        if self._graph is not None:
+            self._graph.replay()
+        # On the way, while the next step is done.
+        numbers = torch.empty(self._vector.shape, pin_memory=sees_gpu())
+        numbers.copy_(self._vector, non_blocking=True)
+        done = torch.cuda.Event() if sees_gpu() else None
+        if done is not None:
+            done.record()
+        fields = {name: _copy(getattr(self._newest, name)) for name in self._written}
+        return (numbers, done), self._state._replace(**fields)
+
+    def _fetch(self, numbers: Any) -> Any:
+        vector, done = numbers
+        if done is not None:
+            done.synchronize()
+        values = iter(vector)
+        return trees.transform(lambda _: next(values).numpy(), self._numbers)
+
+    def _record(self, targets: Any, weights: Any) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        # Somebody may fetch a picture meanwhile in another thread.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._in_place(targets, weights)
+
+    def _in_place(self, targets: Any, weights: Any) -> None:
+        """A step in whose end the state is overwritten."""
+        state = self._newest
+        loss, terms, after = self._advance(state, targets, weights)
+        self._written = frozenset(name for name, new in after._asdict().items() if new is not getattr(state, name))
+        olds, news = _leaves(state), _leaves(after)
+        pairs = [(old, new) for old, new in zip(olds, news, strict=True) if new is not old]
+        kept = {old.data_ptr() for old in olds}
+        # Before the first is overwritten: what is new may be what another was.
+        news = [new.clone() if new.data_ptr() in kept else new for _, new in pairs]
+        for (old, _), new in zip(pairs, news, strict=True):
+            old.copy_(new)
+        self._numbers = (loss, terms, (state.loss, state.accepted, state.moved))
+        self._vector = torch.stack([number.float() for number in _leaves(self._numbers)])
+
+
+def _leaves(tree: Any) -> list[Any]:
+    found: list[Any] = []
+    trees.transform(found.append, tree)
+    return found
+
+
+def _own(value: Any) -> Any:
+    """A field of a state, to be written into."""
+    if value.ndim == 5:
+        return names.History(value.clone(), torch.arange(len(value), device=value.device))
+    return value.clone()
+
+
+def _copy(value: Any) -> Any:
+    """As the optimizer knows it."""
+    return value.sorted() if isinstance(value, names.History) else value.clone()
 
 
 def _scaled(taps: Taps, scale: float) -> Taps:
@@ -149,7 +235,7 @@ def _scaled(taps: Taps, scale: float) -> Taps:
 
         @staticmethod
         def backward(context: Any, *cotangents: Any) -> Any:
-            factor = loss_scaling.factor(keras.ops, cotangents, scale)
+            factor = loss_scaling.factor(names, cotangents, scale)
             scaled = [factor * cotangent for cotangent in cotangents]
             return torch.autograd.grad(context.features, context.image, scaled)[0] / factor, None
 

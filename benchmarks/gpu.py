@@ -56,9 +56,10 @@ def main() -> None:
     if not results:
         sys.exit("no engine sees a GPU")
     devices = sorted({row["device"] for row in results if row["engine"] not in (PLAIN, WOLFE)})
-    report = {"machine": {**machine(), "devices": devices}, "command": " ".join(sys.argv[1:]), "results": results}
+    told = [part for part in sys.argv[1:] if part not in ("--output", given.output)]
+    report = {"machine": {**machine(), "devices": devices}, "command": " ".join(told), "results": results}
     print(table(report))
-    name = "-".join(devices).lower().replace(" ", "-").replace("(", "").replace(")", "")
+    name = "-".join(devices).lower().replace(" ", "-").replace("(", "").replace(")", "").removeprefix("gpu-")
     keep(report, f"gpu-{name}", given.output)
 
 

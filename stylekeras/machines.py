@@ -23,6 +23,8 @@ from stylekeras.host import Host, HostLoop, HostOnDisk
 from stylekeras.layout import Layout, Need
 from stylekeras.settings import Settings
 
+_OUT_OF_MEMORY = "out of memory; use a smaller size or tile, or precision=bfloat16 where the engine has it"
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -398,7 +400,7 @@ def less(machine: Machine, settings: Settings, layout: Layout, canvas: tuple[int
     except GraphError:
         possible = False
     if smaller is None or not possible:
-        raise RunError("out of memory; use a smaller size or tile, or precision=bfloat16") from None
+        raise RunError(_OUT_OF_MEMORY) from None
     return smaller
 
 
@@ -414,5 +416,5 @@ def memory_errors(machine: Machine) -> Iterator[None]:
         yield
     except Exception as error:
         if ran_out(machine, error):
-            raise RunError("out of memory; use a smaller size or tile, or precision=bfloat16") from None
+            raise RunError(_OUT_OF_MEMORY) from None
         raise

@@ -22,7 +22,7 @@ from PIL import Image
 from turns import machine
 
 SIZE = 256
-FRAMEWORKS = {"tensorflow": "tensorflow, keras", "jax": "jax, keras", "torch": "torch, keras"}
+FRAMEWORKS = {"tensorflow": "tensorflow, keras", "jax": "jax, keras"}
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ class Contestant:
     """A process that runs `program --worker ORDER` and answers lines of numbers with lines of JSON (`serve`)."""
 
     def __init__(self, program: str, order: dict[str, Any]) -> None:
-        """Start it; those that would slow each other's compilation, each when the one before is `ready`."""
+        """Start it. It compiles until it is `ready`: one that is started before another is ready slows that."""
         self.order = order
         self.found: list[Any] = []
         command = [sys.executable, program, "--worker", json.dumps(order)]

@@ -104,7 +104,9 @@ def tables(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
         why = "which sees the GPU" if str(auto["device"]).startswith("GPU") else "the fastest that runs here"
         engines.append(("auto", f"picks {auto['engine']}, {why}"))
         if machine["nvidia_driver"] and "GPU" not in str(auto["device"]):
-            engines.append(("", "there is an NVIDIA driver, but no GPU is used: pip install 'tensorflow[and-cuda]'"))
+            engines.append(
+                ("", "there is an NVIDIA driver, but no GPU is used: pip install torch or tensorflow[and-cuda]")
+            )
     sets = [(row["name"], f"{'here' if row['available'] else 'not here'}; {row['where']}") for row in report["weights"]]
     return [
         ("Versions", [(name, version or "not installed") for name, version in report["versions"].items()]),

@@ -1,6 +1,6 @@
 """Content loss and total variation, as sums over pixels so that tiles and devices add up.
 
-`ops` is any namespace with NumPy's names: `keras.ops` in the engines, `numpy` in the tests.
+`ops` is any namespace with NumPy's names: the engines' own, `numpy` in the tests.
 """
 
 from __future__ import annotations

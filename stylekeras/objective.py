@@ -4,7 +4,7 @@
 
 Everything per pixel is summed in `measure`, so the sums of tiles, masks or devices add; everything after that is in
 `combine`. Targets and weights are arguments, dicts of arrays, never constants of a compiled step: one compiled step
-serves every picture. `ops` is a namespace with NumPy's names (`keras.ops` in the engines).
+serves every picture. `ops` is a namespace with NumPy's names, the engine's own.
 """
 
 from __future__ import annotations

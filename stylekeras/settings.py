@@ -90,7 +90,7 @@ class Settings:
     weights: str = _option("auto", "A weight set (auto, imagenet, offline, random) or a file.")
     engine: str = _option("auto", "What computes.")
     tile: str | int = _option("auto", "Pixels a side that are looked at at a time; 'none' for all.")
-    devices: str | int = _option("auto", "Devices that tiles are spread over; 'auto' is all GPUs, or one processor.")
+    devices: str | int = _option("auto", "Devices to spread tiles over (tensorflow, jax); 'auto' is all GPUs, or one.")
     memory: int | None = _option(None, "Most memory to take, such as 8GB; all that is free if not given.")
     precision: str = _option(
         "auto", "Arithmetic in the backbone; losses and picture are float32. winograd: float32, faster."

@@ -1,4 +1,4 @@
-"""The engines that can be tested in this process: those without Keras, and the one that Keras is on."""
+"""The engines that are tested in this process: those on ONNX graphs, and the one that KERAS_BACKEND names."""
 
 import os
 

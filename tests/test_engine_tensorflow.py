@@ -97,7 +97,8 @@ def test_keras_on_another_backend_is_an_error(monkeypatch):
         engines.keras_on("jax")
     monkeypatch.setattr(engines, "missing", lambda name: [])
     monkeypatch.setattr(engines, "gpu_driver", lambda: False)
-    assert engines.pick(("jax", "torch", "tensorflow")) == "tensorflow"
+    assert engines.pick(("jax", "tensorflow", "torch")) == "tensorflow"
+    assert engines.pick(("jax", "torch", "tensorflow")) == "torch"
 
 
 def test_what_it_says_about_itself(engine):

@@ -135,3 +135,38 @@ def test_steps_written_into_their_own_state_are_the_same(monkeypatch, changes):
     for name, value in apart[5].state["optimizer"].items():
         np.testing.assert_allclose(together[5].state["optimizer"][name], value, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(last.image, together[-1].image, atol=1e-4)
+
+
+def test_what_cannot_be_recorded_is_run(monkeypatch, caplog):
+    job = parity.job("torch", steps=5)
+    *_, wanted = sk.iterate(*job)
+
+    def fails(*given):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(engine.Recorded, "_record", fails)
+    monkeypatch.setattr(engine, "Loop", lambda *given: engine.Recorded(*given, queue=True))
+    machines._built.cache_clear()
+    try:
+        *_, found = sk.iterate(*job)
+    finally:
+        machines._built.cache_clear()
+    np.testing.assert_allclose(found.image, wanted.image, atol=1e-4)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "cannot be recorded" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["CUDA error: out of memory", "[enforce fail] can't allocate memory: you tried"])
+def test_memory_that_ran_out_is_known_by_its_text_too(text):
+    assert engine.Engine("float32").out_of_memory(RuntimeError(text))
+    assert not engine.Engine("float32").out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_the_wasserstein_loss_is_the_same_without_the_fused_product(monkeypatch):
+    image, content, styles = parity.pictures(parity.CASES[3])
+    chosen = parity.settings(parity.CASES[3], "torch")
+    one = sk.loss_and_gradient(image, content, styles, chosen)
+    monkeypatch.delattr(ops, "plus_product")
+    other = sk.loss_and_gradient(image, content, styles, chosen)
+    assert other.loss == pytest.approx(one.loss, rel=1e-6)
+    assert parity.gradient_error(other.gradient, one.gradient) < 1e-4

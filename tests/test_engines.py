@@ -17,9 +17,10 @@ from fakes import scene
 from onnx import TensorProto, helper
 
 import stylekeras as sk
-from stylekeras import engines, objective, optimizers, settings, style_losses
+from stylekeras import arrays, engines, objective, optimizers, settings, style_losses
 from stylekeras import weights as weight_sets
 from stylekeras.errors import EngineError
+from stylekeras.host import Host
 
 FRAMEWORKS = {"tensorflow", "jax", "torch", "onnxruntime", "openvino"}
 LAYERS = {"block1_conv2": 1.5, "block2_conv1": 0.7}
@@ -306,6 +307,38 @@ def test_auto_has_the_precision_that_is_asked_for(monkeypatch, flags, precision,
     monkeypatch.setattr(engines.importlib, "import_module", lambda name: made.append(name) or fake)
     engines.load("auto", precision)
     assert made == [f"stylekeras.engines.{chosen}", precision]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_queue_is_a_step_ahead_of_what_is_told(rng, fails):
+    optimizer, begun = optimizers.load("lbfgs"), []
+    target = rng.random((1, 6, 5, 3), np.float32)
+
+    def advance(state, targets, weights):
+        begun.append(state.image)
+        if fails and len(begun) == 4:
+            raise MemoryError
+        loss = np.mean(np.square(state.image - target))
+        gradient = 2 * (state.image - target) / target.size
+        return loss, {"a": loss}, optimizer.update(arrays, state, loss, gradient)
+
+    loops = [engines.Loop(Host(), optimizer, advance, queue=queue) for queue in (False, True)]
+    told = []
+    for loop in loops:
+        begun.clear()
+        loop.start(optimizer.init(arrays, np.full_like(target, 0.5)))
+        told.append([(loop.step({}, {}), loop.state.base) for _ in range(2)])
+    assert len(begun) == 3
+    for (one, picture), (other, same) in zip(*told, strict=True):
+        assert one == other
+        np.testing.assert_array_equal(picture, same)
+    if fails:
+        with pytest.raises(MemoryError):
+            loops[1].step({}, {})
+        # Of the step that was under way.
+        loops[1].restore(loops[1].state._asdict(), {})
+        begun.clear()
+        np.testing.assert_array_equal(loops[1].image, loops[1].state.base)
 
 
 def test_an_engine_that_is_not_there(monkeypatch):

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from stylekeras.backbones.entry import preprocessing, scale
+from stylekeras.preprocessing import affine, scale
 from stylekeras.weights import Weights, deepest
 
 _FAMILY = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}
@@ -36,7 +36,7 @@ class Preprocess(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
     def __init__(self, weights: Weights, *, scale: float = 1.0, **options: Any) -> None:
         """`scale` is what that range is multiplied by."""
         super().__init__(trainable=False, **options)
-        self._factor, self._shift = preprocessing(weights, scale)
+        self._factor, self._shift = affine(weights, scale)
 
     def call(self, image: Any) -> Any:
         """(1, h, w, 3) in [0, 1] to (1, h, w, 3) in the network's range."""

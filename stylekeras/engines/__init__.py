@@ -251,11 +251,12 @@ def keras_on(backend: str) -> ModuleType:
 
 
 class Loop:
-    """The optimizer's state, arrays that are never written to, and its step."""
+    """The optimizer's state, arrays that are never written to once they are handed out, and its step."""
 
     def __init__(self, engine: Any, optimizer: Any, advance: Any = None, *, queue: bool = False) -> None:
         """`advance(state, targets, weights) -> loss, terms, state` evaluates `state.image` and updates; with `queue` it
-        does not wait for the device, which so is given the next step before it is through with one."""
+        does not wait for the device, which so is given the next step before it is through with one. The last of them
+        is done for nothing."""
         self.engine = engine
         self._optimizer = optimizer
         self._advance = advance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from stylekeras import loss_scaling, trees
+from stylekeras import loss_scaling, preprocessing, trees
 from stylekeras.engines import Loop, Objective, cores, devices_of, keras_on, native_precision, precision_of
 from stylekeras.graphs import store
 from stylekeras.layout import Footprint
@@ -32,6 +33,21 @@ def sees_gpu() -> bool:
 def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
     compiled: Callable[..., Any] = jax.jit(function, compiler_options=_ON_GPUS if sees_gpu() else None)
     return compiled
+
+
+def _keep_compiled() -> None:
+    """Compiling takes longer than hundreds of steps; for the same sizes it is done once, unless the program keeps what
+    it compiles elsewhere."""
+    # JAX needs filelock to keep no more than so many bytes.
+    if jax.config.jax_compilation_cache_dir or importlib.util.find_spec("filelock") is None:
+        return
+    folder = store.folder() / "xla"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_max_size", 2**30)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 class Engine:
@@ -56,9 +72,8 @@ class Engine:
         if self.devices > 1:
             self.device = f"{self.devices} x {self.device}"
         self.queues = sees_gpu()
-        if sees_gpu() and not jax.config.jax_compilation_cache_dir:
-            # Compiling takes longer than hundreds of steps; for the same sizes it is done once.
-            jax.config.update("jax_compilation_cache_dir", str(store.folder() / "xla"))
+        if sees_gpu():
+            _keep_compiled()
         self._mesh = jax.sharding.Mesh(np.array(chosen), ("tiles",))
 
     def out_of_memory(self, error: Exception) -> bool:
@@ -75,10 +90,10 @@ class Engine:
 
     def backbone(self, weights: Weights, taps: list[str], *, pooling: str, padding: str) -> Taps:
         """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}."""
-        from stylekeras.backbones import entry, vgg
+        from stylekeras.backbones import vgg
 
         model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
-        return Taps(model, entry.scale(weights, self.precision) if self.precision == "float16" else None)
+        return Taps(model, preprocessing.scale(weights, self.precision) if self.precision == "float16" else None)
 
     def evaluator(self, taps: Any, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(image, targets, weights) -> (loss, terms, gradient), compiled."""
@@ -150,8 +165,8 @@ class _Narrow:
     """`keras.ops` where features come from a network in a low precision.
 
     On a GPU, sums of products of such features are the same, to the last bit of what is summed up, in TensorFloat-32,
-    whose 11 significant bits hold those of float16 and bfloat16; their derivative is rounded less by that than when it
-    enters the network.
+    whose 11 significant bits hold those of float16 and bfloat16; their derivative is rounded no more by that than when
+    it enters the network.
     """
 
     def __getattr__(self, name: str) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from stylekeras import engines, loss_scaling, trees
+from stylekeras import engines, loss_scaling, preprocessing, trees
 from stylekeras.engines import Objective, Taps, cores, devices_of, keras_on, native_precision, precision_of
 from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
@@ -77,13 +77,15 @@ class Engine:
 
     def backbone(self, weights: Weights, taps: list[str], *, pooling: str, padding: str) -> Taps:
         """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}, compiled."""
-        from stylekeras.backbones import entry, vgg
+        from stylekeras.backbones import vgg
 
         with nullcontext() if self._strategy is None else self._strategy.scope():
             model = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision)
         signature = [tf.TensorSpec((1, None, None, 3), tf.float32)]
         compiled: Taps = tf.function(lambda image: model(image, training=False), input_signature=signature)
-        return _scaled(compiled, entry.scale(weights, self.precision)) if self.precision == "float16" else compiled
+        return (
+            _scaled(compiled, preprocessing.scale(weights, self.precision)) if self.precision == "float16" else compiled
+        )
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` of nested structures of tensors, compiled; heights and widths may change between calls."""

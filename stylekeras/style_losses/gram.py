@@ -38,7 +38,10 @@ def gram(ops: Any, features: Any, mask: Any = None) -> Any:
     weighted = flat if mask is None else ops.reshape(mask * features, (-1, channels))
     weighted = ops.stop_gradient(weighted)
     # A namespace that knows where the features come from may have a faster way that is as exact.
-    products = ops.products(weighted, flat) if hasattr(ops, "products") else ops.matmul(ops.transpose(weighted), flat)
+    if mask is None and hasattr(ops, "products"):
+        products = ops.products(weighted, flat)
+    else:
+        products = ops.matmul(ops.transpose(weighted), flat)
     # Both factors have the same gradient: one of them, twice, takes one product where both take two and a transpose.
     return 2 * products - ops.stop_gradient(products)
 

@@ -149,19 +149,17 @@ def _transport(ops: Any, covariance: Any, values: Any) -> Any:
     # float64 sees the 1e-7 that is left, and Taylor's polynomial leaves its third power.
     steps = [*_STEPS, (15 / 8, -10 / 8, 3 / 8)] if "64" in str(covariance.dtype) else _STEPS
     for i, (one, two, four) in enumerate(steps):
-        # Both times one + rest.
-        rest = _plus_product(ops, two, product, four, product, product)
-        forth = _plus_product(ops, one, forth, 1.0, rest, forth) if i else one * forth * unit + rest * forth
-        # After the last step only `forth` is wanted.
+        step = _plus_product(ops, one * unit + two * product, four, product, product)
+        # The first `forth` is diagonal, and after the last step only `forth` is wanted.
+        forth = ops.matmul(step, forth) if i else step * forth
         if i + 1 < len(steps):
-            back = _plus_product(ops, one, back, 1.0, back, rest)
+            back = ops.matmul(back, step)
             product = ops.matmul(forth, back)
     return 0.5 * (forth + ops.transpose(forth)) * ops.sqrt(sizes[0] / sizes[1] / bound)
 
 
-def _plus_product(ops: Any, scale: float, matrix: Any, times: float, left: Any, right: Any) -> Any:
-    """scale `matrix` + times `left` `right`; a namespace that has this in one says so."""
+def _plus_product(ops: Any, matrix: Any, times: float, left: Any, right: Any) -> Any:
+    """`matrix` + times `left` `right`; a namespace that has this in one says so."""
     if hasattr(ops, "plus_product"):
-        return ops.plus_product(scale, matrix, times, left, right)
-    product = ops.matmul(left, right)
-    return scale * matrix + (product if times == 1.0 else times * product)
+        return ops.plus_product(matrix, times, left, right)
+    return matrix + times * ops.matmul(left, right)

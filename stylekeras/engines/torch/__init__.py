@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -9,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from stylekeras import loss_scaling, trees
-from stylekeras.backbones import entry
+from stylekeras import loss_scaling, preprocessing, trees
 from stylekeras.engines import Loop, Objective, Taps, cores, devices_of, native_precision, precision_of
-from stylekeras.engines.torch import ops as names
-from stylekeras.engines.torch import vgg
+from stylekeras.engines.torch import ops, vgg
 from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
+
+_logger = logging.getLogger(__name__)
+_recording = threading.Lock()
 
 
 def sees_gpu() -> bool:
@@ -42,14 +45,15 @@ class Engine:
             # AMD's GPUs have numbers of their own.
             native = native_precision((0, 0) if torch.version.hip else torch.cuda.get_device_capability())
         self.precision = precision_of(self.name, precision, "float32", "bfloat16", "float16", auto=native)
-        self.ops: Any = names if self.precision == "float32" else names.Narrow()
+        self.ops: Any = ops if self.precision == "float32" else ops.Narrow()
         self.devices = len(devices_of(self.name, devices, "device", [None]))
         self.queues = sees_gpu()
         self.device = f"GPU ({torch.cuda.get_device_name()})" if sees_gpu() else f"CPU ({cores()} cores)"
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether memory ran out, on the GPU or, where PyTorch has no type for it, on the processor."""
-        return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        told = ("can't allocate memory", "CUDA error: out of memory")
+        return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in told)
 
     def tensor(self, value: Any) -> Any:
         """A nested structure of arrays and numbers as float32 tensors on the device."""
@@ -61,9 +65,11 @@ class Engine:
 
     def backbone(self, weights: Weights, taps: list[str], *, pooling: str, padding: str) -> Taps:
         """The taps model, from (1, h, w, 3) to {tap: (1, h', w', c)}."""
-        place = names.device()
+        place = ops.device()
         taps_of = vgg.build(weights, taps, pooling=pooling, padding=padding, dtype=self.precision, device=place)
-        return _scaled(taps_of, entry.scale(weights, self.precision)) if self.precision == "float16" else taps_of
+        return (
+            _scaled(taps_of, preprocessing.scale(weights, self.precision)) if self.precision == "float16" else taps_of
+        )
 
     def evaluator(self, taps: Taps, objective: Objective) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(image, targets, weights) -> (loss, terms, gradient)."""
@@ -134,6 +140,7 @@ class Recorded(Loop):
     slow to start one by one. It writes into its own state, of which copies are handed out."""
 
     _graph: Any = None
+    _recordable = True
     # What it was recorded with: it reads these where they lie.
     _given: Any = None
     # Its numbers, one by one and in one vector.
@@ -152,18 +159,22 @@ class Recorded(Loop):
         """Let go of the pictures and the recording, which holds all that a step takes of memory."""
         super().rest()
         self._graph = self._given = self._numbers = self._vector = None
+        self._recordable = True
 
     def _begin(self, targets: Any, weights: Any) -> tuple[Any, Any]:
         if self._given is None or self._given[0] is not targets or self._given[1] is not weights:
             # Not recorded: what libraries set up when they are first used cannot be.
-            self._graph, self._given = None, (targets, weights)
+            self._graph, self._given, self._recordable = None, (targets, weights), True
             self._in_place(targets, weights)
-        elif self._graph is None:
-            self._record(targets, weights)
-        if self._graph is not None:
-            self._graph.replay()
+        else:
+            if self._graph is None and self._recordable:
+                self._try_to_record(targets, weights)
+            if self._graph is None:
+                self._in_place(targets, weights)
+            else:
+                self._graph.replay()
         # On the way, while the next step is done.
-        numbers = torch.empty(self._vector.shape, pin_memory=sees_gpu())
+        numbers = torch.empty(self._vector.shape, device="cpu", pin_memory=sees_gpu())
         numbers.copy_(self._vector, non_blocking=True)
         done = torch.cuda.Event() if sees_gpu() else None
         if done is not None:
@@ -178,11 +189,23 @@ class Recorded(Loop):
         values = iter(vector)
         return trees.transform(lambda _: next(values).numpy(), self._numbers)
 
-    def _record(self, targets: Any, weights: Any) -> None:
-        self._graph = torch.cuda.CUDAGraph()
-        # Somebody may fetch a picture meanwhile in another thread.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+    def _try_to_record(self, targets: Any, weights: Any) -> None:
+        """Record the step, or go on without: recording alone leaves the state as it is."""
+        try:
+            self._graph = self._record(targets, weights)
+        except RuntimeError as error:
+            self._recordable = False
+            _logger.warning("a step cannot be recorded on this GPU (%s): each is slower, the picture the same", error)
+
+    def _record(self, targets: Any, weights: Any) -> Any:
+        """The graph of `_in_place`. Raises: RuntimeError, if memory runs out as well."""
+        graph = torch.cuda.CUDAGraph()
+        # One at a time; somebody may fetch a picture meanwhile in another thread. Where recording ends with an error,
+        # PyTorch leaves its own stream in place of the current one.
+        before = torch.cuda.stream(torch.cuda.current_stream())
+        with _recording, before, torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._in_place(targets, weights)
+        return graph
 
     def _in_place(self, targets: Any, weights: Any) -> None:
         """A step in whose end the state is overwritten."""
@@ -207,15 +230,15 @@ def _leaves(tree: Any) -> list[Any]:
 
 
 def _own(value: Any) -> Any:
-    """A field of a state, to be written into."""
+    """A field of a state, to be written into; one of five axes is a history."""
     if value.ndim == 5:
-        return names.History(value.clone(), torch.arange(len(value), device=value.device))
+        return ops.History(value.clone(), torch.arange(len(value), device=value.device))
     return value.clone()
 
 
 def _copy(value: Any) -> Any:
     """As the optimizer knows it."""
-    return value.sorted() if isinstance(value, names.History) else value.clone()
+    return value.sorted() if isinstance(value, ops.History) else value.clone()
 
 
 def _scaled(taps: Taps, scale: float) -> Taps:
@@ -225,23 +248,23 @@ def _scaled(taps: Taps, scale: float) -> Taps:
         """The taps one after the other, since it takes no dict."""
 
         @staticmethod
-        def forward(context: Any, image: Any, names: list[str]) -> tuple[Any, ...]:
+        def forward(context: Any, image: Any, taken: list[str]) -> tuple[Any, ...]:
             with torch.enable_grad():
                 context.image = image.detach().requires_grad_()
                 found = taps(context.image)
-            names.extend(found)
+            taken.extend(found)
             context.features = list(found.values())
             return tuple(value.detach() for value in context.features)
 
         @staticmethod
         def backward(context: Any, *cotangents: Any) -> Any:
-            factor = loss_scaling.factor(names, cotangents, scale)
+            factor = loss_scaling.factor(ops, cotangents, scale)
             scaled = [factor * cotangent for cotangent in cotangents]
             return torch.autograd.grad(context.features, context.image, scaled)[0] / factor, None
 
     def features(image: Any) -> dict[str, Any]:
-        names: list[str] = []
-        found = Features.apply(image, names)
-        return dict(zip(names, found, strict=True))
+        taken: list[str] = []
+        found = Features.apply(image, taken)
+        return dict(zip(taken, found, strict=True))
 
     return features

@@ -94,6 +94,8 @@ def _chosen(condition: Any, yes: Any, no: Any) -> Any:
 
 def convert_to_tensor(value: Any) -> Any:
     """`value` on the device, of its own type."""
+    if isinstance(value, np.ndarray):
+        value = np.require(value, requirements=["C", "W"])
     return torch.as_tensor(value, device=device())
 
 
@@ -158,9 +160,9 @@ def ones_like(value: Any, dtype: Any = None) -> Any:
     return torch.ones_like(value, dtype=None if dtype is None else _type(dtype))
 
 
-def plus_product(scale: float, matrix: Any, times: float, left: Any, right: Any) -> Any:
-    """scale `matrix` + times `left` `right`."""
-    return torch.addmm(matrix, left, right, beta=scale, alpha=times)
+def plus_product(matrix: Any, times: float, left: Any, right: Any) -> Any:
+    """`matrix` + times `left` `right`."""
+    return torch.addmm(matrix, left, right, alpha=times)
 
 
 def power(base: Any, exponent: Any) -> Any:
@@ -229,7 +231,7 @@ class Narrow:
     """The same names where features come from a network in a low precision.
 
     Sums of products of such features are the same, to the last bit of what is summed up, in TensorFloat-32, whose 11
-    significant bits hold those of float16 and bfloat16, and their derivative is rounded less by that than when it
+    significant bits hold those of float16 and bfloat16, and their derivative is rounded no more by that than when it
     enters the network.
     """
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from stylekeras.backbones import entry
+from stylekeras import preprocessing
 from stylekeras.weights import Weights, deepest
 
 # Channels of a picture in two parts, for which GPUs' matrix units want a multiple of eight.
@@ -30,7 +30,7 @@ def build(
     """
     taps = list(dict.fromkeys(taps))
     last = deepest(weights.backbone, taps)
-    factor, low = entry.scale(weights, dtype), dtype != "float32"
+    factor, low = preprocessing.scale(weights, dtype), dtype != "float32"
     preparation = _preparation(weights, factor, padding, dtype, device)
     layers: list[tuple[str, _Layer | None]] = []
     for name, (kernel, bias) in weights.layers.items():
@@ -89,7 +89,9 @@ class _Convolution(torch.autograd.Function):  # type: ignore[misc]  # untyped wh
     @staticmethod
     def forward(context: Any, x: Any, layer: _Layer) -> Any:
         kernel, bias, padding, _ = layer
-        if x.is_cuda and not torch.version.hip:
+        # cuDNN counts in 32 bits; PyTorch's own convolution knows what to do then.
+        largest = max(x.numel(), x[0, 0].numel() * len(bias))
+        if x.is_cuda and not torch.version.hip and torch.backends.cudnn.enabled and largest < 2**31:
             y = torch.cudnn_convolution_relu(x, kernel, bias, (1, 1), (padding, padding), (1, 1), 1)
         else:
             y = functional.conv2d(x, kernel, bias, padding=padding).relu_()
@@ -136,7 +138,7 @@ class _Preparation(NamedTuple):
 
 
 def _preparation(weights: Weights, scale: float, padding: str, dtype: str, device: str) -> _Preparation:
-    factor, shift = (torch.tensor(value, device=device) for value in entry.preprocessing(weights, scale))
+    factor, shift = (torch.tensor(value, device=device) for value in preprocessing.affine(weights, scale))
     return _Preparation(factor, shift, padding == "replicate", getattr(torch, dtype))
 
 

@@ -23,7 +23,7 @@ def scale(weights: Weights, dtype: str) -> float:
     return float(2.0 ** np.floor(np.log2(_LARGEST / np.abs(ends).max())))
 
 
-def preprocessing(weights: Weights, scale: float) -> tuple[np.ndarray, np.ndarray]:
+def affine(weights: Weights, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """What an image RGB in [0, 1] is multiplied by, and what is subtracted then, (3,) float32 each, for the weight
     set's own range times `scale`."""
     flip = -1 if weights.card.channel_order == "bgr" else 1

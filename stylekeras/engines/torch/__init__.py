@@ -34,7 +34,7 @@ class Engine:
     version = torch.__version__
     reads_onnx = False
 
-    footprint = Footprint(fixed=1.50e09, activations=2.7, in_tiles=2.7, resting=1.0, holding=1.5, held=3.5)
+    footprint = Footprint(fixed=7.50e08, activations=1.8, in_tiles=2.7, resting=1.0, holding=1.5, held=3.5)
 
     def __init__(self, precision: str, devices: int | None = None) -> None:
         # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.

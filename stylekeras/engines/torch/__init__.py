@@ -159,7 +159,6 @@ class Recorded(Loop):
         """Let go of the pictures and the recording, which holds all that a step takes of memory."""
         super().rest()
         self._graph = self._given = self._numbers = self._vector = None
-        self._recordable = True
 
     def _begin(self, targets: Any, weights: Any) -> tuple[Any, Any]:
         if self._given is None or self._given[0] is not targets or self._given[1] is not weights:

@@ -108,8 +108,7 @@ def work(order: dict[str, Any]) -> None:
 def ours(order: dict[str, Any]) -> Iterator[Any]:
     """The version and device, then the loss of each step."""
     import stylekeras as sk
-    from stylekeras import engines, transfer
-    from stylekeras.layout import Layout
+    from stylekeras import engines
 
     settings = settings_of(order)
     engine = engines.load(order["engine"], order["precision"])
@@ -123,11 +122,7 @@ def ours(order: dict[str, Any]) -> Iterator[Any]:
             # By PyTorch where it is there, which has nothing to compile first.
             judge = order["engine"] if engines.missing("torch") else "torch"
             exact = settings_of({**order, "engine": judge, "precision": "float32"})
-            # `loss_and_gradient` takes pictures in [0, 1] only.
-            problem, _ = transfer.problem(order["photo"], order["painting"], exact)
-            view = transfer._view(problem, picture.size, 0, Layout())
-            loss, _, _ = view.evaluate(view.host.tensor(picture.image[None]), problem.weights)
-            return float(view.host.array(loss))
+            return sk.loss_and_gradient(picture.image, order["photo"], order["painting"], exact).loss
 
         yield progress.loss, judged if progress.last else None
 

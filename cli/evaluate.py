@@ -73,7 +73,7 @@ def evaluate(
 
     with Display(json=as_json, quiet=quiet, verbose=verbose) as display, filtered(not verbose):
         runs.check_layers(chosen)
-        picture = sk.load_image(image)
+        picture = sk.load_image(image, clip=False)
         loaded, _ = runs.load_styles(chosen, given_styles, runs.Pictures())
         result = sk.loss_and_gradient(picture, sk.load_image(content, name="content"), loaded, chosen)
         display.notes(result.provenance["notes"])

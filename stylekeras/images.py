@@ -51,15 +51,21 @@ _GREY = ("1", "L", "LA", "La")
 
 # Rounding noise of other people's resampling, not a wrong range.
 _RANGE_SLACK = 1e-5
+# How far out floats of a file of ours may be, which may hold a picture that was not clipped, and those that are to stay
+# so: beyond that they are no picture of 0 to 1.
+_BEYOND_FILE = 1.0
+_BEYOND = 4.0
 
 
-def load_image(source: ImageSource, *, name: str = "image", min_side: int = MIN_SIDE) -> Picture:
+def load_image(source: ImageSource, *, name: str = "image", min_side: int = MIN_SIDE, clip: bool = True) -> Picture:
     """Read a picture as it is meant to be seen.
 
     source: a path (PNG, JPEG, TIFF, WebP, AVIF, BMP, GIF, PPM, JPEG 2000, .npy), a PIL image, or an array (h, w),
         (h, w, 1), (h, w, 3) or (h, w, 4) of bool, uint8, uint16, or float in [0, 1].
     name: what messages call it ("content image").
     min_side: the least height and width in pixels.
+    clip: False keeps floats outside [0, 1], to -4 and 5, as the pictures of runs without `clip` have them; otherwise
+        such an array is refused, and a .npy clipped, with a logged warning, if they are in [-1, 2].
 
     The EXIF orientation is applied; an embedded colour profile is converted to sRGB; grey becomes RGB; transparency is
     composited over white, in sRGB values as browsers do; of an animation the first frame is used, with a logged
@@ -69,7 +75,7 @@ def load_image(source: ImageSource, *, name: str = "image", min_side: int = MIN_
 
     Memory: the result and the decoded file, in 8 or 16 bit; an array or a .npy is not copied besides.
 
-    Returns: (h, w, 3) float32 RGB in [0, 1], never a view of the source.
+    Returns: (h, w, 3) float32 RGB, in [0, 1] unless `clip` is False, never a view of the source.
     Raises `ImageError` for whatever cannot be read or is not usable as it is.
     """
     if isinstance(source, str | os.PathLike):
@@ -78,7 +84,7 @@ def load_image(source: ImageSource, *, name: str = "image", min_side: int = MIN_
         label = f"{name} {os.fspath(source)}"
         with _opened(Path(source), label) as (_, found):
             if isinstance(found, np.ndarray):
-                pixels = _from_array(found, label, clip=True)
+                pixels = _from_array(found, label, beyond=_BEYOND_FILE, clip=clip)
             else:
                 pixels = _from_file(Path(source), found, label)
     elif isinstance(source, Image.Image):
@@ -86,7 +92,7 @@ def load_image(source: ImageSource, *, name: str = "image", min_side: int = MIN_
         pixels = _decode(source, label)
     elif hasattr(source, "__array__"):
         label = name
-        pixels = _from_array(np.asarray(source), label)
+        pixels = _from_array(np.asarray(source), label, clip=clip)
     else:
         raise ImageError(f"{name}: expected a path, a PIL image or a NumPy array, not {type(source).__name__}")
     height, width = pixels.shape[:2]
@@ -495,10 +501,10 @@ def _deep_grey(image: Image.Image, profile: bytes | None, label: str) -> Callabl
     return convert
 
 
-def _from_array(array: npt.NDArray[Any], label: str, *, clip: bool = False) -> Picture:
+def _from_array(array: npt.NDArray[Any], label: str, *, beyond: float = _RANGE_SLACK, clip: bool = True) -> Picture:
     """(h, w), (h, w, 1), (h, w, 3) or (h, w, 4) of a supported dtype to (h, w, 3) float32 in [0, 1], a copy.
 
-    clip: bring back what lies a little out of [0, 1]: a file of ours may hold a picture that was not clipped.
+    beyond: how far outside [0, 1] floats may be, and are clipped; more, and kept, if `clip` is False.
     """
     _check_dtype(array, label)
     pixels = array[..., None] if array.ndim == 2 else array
@@ -507,23 +513,24 @@ def _from_array(array: npt.NDArray[Any], label: str, *, clip: bool = False) -> P
         hint = "; pass one image, without the batch axis" if pixels.ndim == 4 else hint
         raise ImageError(f"{label}: expected shape (h, w), (h, w, 3) or (h, w, 4), not {array.shape}{hint}")
     low, high = _range(pixels, label)
-    if clip and -1 <= low <= high <= 2:
-        if low < 0 or high > 1:
-            logger.warning("%s: values outside [0, 1] are clipped", label)
-    elif low < -_RANGE_SLACK or high > 1 + _RANGE_SLACK:
+    beyond = beyond if clip else _BEYOND
+    if low < -beyond or high > 1 + beyond:
         hint = "; divide by 255?" if low >= -_RANGE_SLACK and 2 < high <= 255 else ""
         raise ImageError(f"{label}: floats must be in [0, 1], these are in [{low:.8g}, {high:.8g}]{hint}")
-    return _in_rows(pixels)
+    if clip and (low < -_RANGE_SLACK or high > 1 + _RANGE_SLACK):
+        logger.warning("%s: values outside [0, 1] are clipped", label)
+    return _in_rows(pixels, clip=clip)
 
 
-def _in_rows(pixels: npt.NDArray[Any], convert: profiles.Convert | None = None) -> Picture:
-    """Grey or RGB, or either with alpha last, to (h, w, 3) float32 in [0, 1], a copy; `convert` is of the colours."""
+def _in_rows(pixels: npt.NDArray[Any], convert: profiles.Convert | None = None, *, clip: bool = True) -> Picture:
+    """Grey or RGB, or either with alpha last, to (h, w, 3) float32, a copy; `convert` is of the colours."""
     result = np.empty((*pixels.shape[:2], 3), np.float32)
     for rows in blocks.rows(pixels.shape):
-        band = np.clip(_scaled(pixels[rows]), 0, 1)
-        colours = band[..., :-1] if band.shape[2] % 2 == 0 else band
+        band = _scaled(pixels[rows])
+        colours, alpha = (band, None) if band.shape[2] % 2 else (band[..., :-1], np.clip(band[..., -1:], 0, 1))
+        colours = np.clip(colours, 0, 1) if clip else colours
         colours = colours if convert is None else convert(colours)
-        result[rows] = colours if band.shape[2] % 2 else _over_white(colours, band[..., -1:])
+        result[rows] = colours if alpha is None else _over_white(colours, alpha)
     return result
 
 

@@ -103,12 +103,13 @@ def problem(content: Any, styles: Any, settings: Settings) -> tuple[Problem, lis
 def loss_and_gradient(image: Any, content: Any, styles: Any, settings: Settings = DEFAULTS) -> Evaluation:
     """The objective at any picture, whoever made it.
 
-    Args: `image` as `content`, at least 32 px a side; it is evaluated at its own size without a margin, the content
-        resized to it, the styles at the size the schedule would use for it. The rest as for `stylize`.
+    Args: `image` as `content`, at least 32 px a side, but floats may be outside [0, 1] (to -4 and 5), as in pictures
+        that were not clipped; it is evaluated at its own size without a margin, the content resized to it, the styles
+        at the size the schedule would use for it. The rest as for `stylize`.
     Raises: RequestError if an input or setting is wrong.
     """
     _check_settings(settings)
-    picture = images.load_image(image, name="image")
+    picture = images.load_image(image, name="image", clip=False)
     problem = _prepare(content, styles, settings, max(picture.shape))
     with machines.memory_errors(problem.machine):
         shape = picture.shape[:2]

@@ -208,6 +208,11 @@ def test_evaluate_is_the_library_s_loss(run):
     assert report["size"] == [40, 32]
     assert report["provenance"]["backbone"] == "vgg16"
     assert "vgg16, weights random" in err
+    beyond = 2.0 * sk.load_image("second.png") - 0.5
+    sk.save_image("beyond.npy", beyond)
+    code, out, _ = run("evaluate", "beyond.npy", "photo.png", "paint.png", "--json", *NETWORK, *LAYERS)
+    expected = sk.loss_and_gradient(beyond, "photo.png", "paint.png", settings)
+    assert events(out)[0]["loss"] == pytest.approx(expected.loss)
     code, out, _ = run("evaluate", "second.png", "photo.png", "paint.png", "--quiet", *NETWORK, *LAYERS)
     assert code == 0
     assert f"{report['loss']:.6g}" in out

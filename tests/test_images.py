@@ -645,6 +645,20 @@ def test_npy_a_little_outside_is_clipped_and_says_so(tmp_path, caplog):
         load(tmp_path / "far.npy")
 
 
+def test_floats_outside_are_kept_where_that_is_asked_for(tmp_path, caplog):
+    array = np.full((40, 40, 3), 0.5, np.float32)
+    array[0, 0] = (-3.5, 4.5, 0.25)
+    images.save_image(tmp_path / "out.npy", array)
+    assert np.array_equal(images.load_image(tmp_path / "out.npy", clip=False), array)
+    assert np.array_equal(images.load_image(array, clip=False), array)
+    assert not caplog.records
+    translucent = np.concatenate([array, np.full((40, 40, 1), 0.5, np.float32)], axis=-1)
+    np.testing.assert_allclose(images.load_image(translucent, clip=False)[0, 0], (-1.25, 2.75, 0.625))
+    for far in (-5.0, 127.0):
+        with pytest.raises(ImageError, match=r"in \[0, 1\]"):
+            images.load_image(np.full((40, 40, 3), far, np.float32), clip=False)
+
+
 def test_an_output_that_is_an_input_is_refused(tmp_path):
     path = tmp_path / "photo.png"
     images.save_image(path, picture())

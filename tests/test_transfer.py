@@ -121,6 +121,16 @@ def test_progress_has_what_the_contract_says(optimizer):
         assert dataclasses.is_dataclass(progress)
 
 
+def test_the_loss_of_a_picture_that_was_not_clipped_is_the_run_s(tmp_path):
+    chosen = _settings(optimizer="lbfgs", clip=False, init="noise", init_noise=0.3, steps=6, size=40)
+    (*_, last) = sk.iterate(CONTENT, STYLE, chosen)
+    assert last.image.min() < -0.01
+    assert sk.loss_and_gradient(last.image, CONTENT, STYLE, chosen).loss == pytest.approx(last.loss, rel=1e-4)
+    sk.save_image(tmp_path / "picture.npy", last.image)
+    kept = sk.loss_and_gradient(tmp_path / "picture.npy", CONTENT, STYLE, chosen)
+    assert kept.loss == pytest.approx(last.loss, rel=1e-4)
+
+
 def test_the_inputs_are_left_alone():
     content, style = CONTENT.copy(), images.to_uint8(STYLE)
     kept = style.copy()

@@ -109,6 +109,18 @@ def test_a_convolution_of_any_size(rng, shape, pads):
     _close(found["x0"][0].transpose(1, 2, 0), wanted, 2e-6)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 2, 1]])
+def test_a_first_convolution_of_few_channels(rng, pads, channels):
+    """It is a product of matrices, the second one Winograd's."""
+    model = _network(_kernels(rng, channels, 32, 40), pads=pads, pooling="MaxPool", image=(1, channels, "h", "w"))
+    image = rng.standard_normal((1, channels, 67, 70)).astype(np.float32)
+    wanted, _ = _run(model, image, rewritten=False)
+    found, count = _run(model, image, rewritten=True)
+    assert count == 1
+    _close(found["x1"], wanted["x1"], 3e-6)
+
+
 def _with_gradient(model, output):
     """With the sum of squares of `output` and its gradient in the image."""
     model.graph.node.append(helper.make_node("Mul", [output, output], ["squares"]))
@@ -121,7 +133,7 @@ def _with_gradient(model, output):
 @pytest.mark.parametrize("pooling", ["MaxPool", "AveragePool"])
 @pytest.mark.parametrize("shape", [(64, 64), (67, 70), (70, 65)])
 def test_a_network_and_its_gradient(rng, shape, pooling):
-    """Sizes that pools do not divide among them. Convolutions of three channels stay as they are."""
+    """Sizes that pools do not divide among them. The convolution to the picture's three channels stays as it is."""
     layers = _kernels(rng, 3, 32, 64, 48)
     model = _with_gradient(_network(layers, pads=[1, 1, 1, 1], pooling=pooling), "x2")
     image = rng.standard_normal((1, 3, *shape)).astype(np.float32)

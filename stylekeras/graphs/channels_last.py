@@ -24,6 +24,8 @@ _AXES = (0, 3, 1, 2)
 # Convolutions with fewer channels, or tiles, than these gain nothing.
 _CHANNELS = 32
 _TILES = 16
+# The most channels that a convolution takes as a picture's.
+_COLOURS = 4
 # By what share features differ at most that are the same but for rounding.
 _SAME = 1e-5
 # Of OpenVINO's operators, those of one and of two tensors of equal size, and our names for them in the opset.
@@ -93,7 +95,9 @@ class _Writer:
         """The node's output with channels last, or None."""
         inputs, (_, channels, height, width) = node.input_values(), node.get_output_shape(0)
         if kind == "Convolution":
-            return self._convolution(node) if _is_worth_it(node) else None
+            if _is_worth_it(node):
+                return self._convolution(node)
+            return self._first_convolution(node) if _is_first(node) else None
         if kind == "Transpose":
             return self._transpose(node)
         if kind in _BINARY and any(_key(each) in self._last for each in inputs):
@@ -235,6 +239,24 @@ class _Writer:
         ends = self._ints(height, width)
         return o.slice(whole, self._ints(0, 0), ends, self._ints(1, 1), self._ints(1, 2)).output(0)
 
+    def _first_convolution(self, node: Any) -> Any:
+        """As a product of matrices. OpenVINO convolves faster than that, but then copies each number for itself to have
+        the channels last, which takes several times as long."""
+        o, (_, out, height, width) = self._opset, node.get_output_shape(0)
+        tensor, weights = node.input_value(0), _constant(node.input_value(1))
+        x = self._with_channels_first(tensor) if _key(tensor) in self._last else tensor
+        given = node.get_attributes()
+        ends = (self._ints(0, 0, *given[name]) for name in ("pads_begin", "pads_end"))
+        x = o.pad(x, *ends, "constant", o.constant(np.float32(0)))
+        ones, axes = self._ints(1, 1), self._ints(2, 3)
+        seen = [
+            o.slice(x, self._ints(i, j), self._ints(i + height, j + width), ones, axes)
+            for i, j in np.ndindex(weights.shape[2:])
+        ]
+        kernel = np.ascontiguousarray(weights.transpose(2, 3, 1, 0).reshape(-1, out))
+        planes = self._shaped(o.concat(seen, 1), len(kernel), height * width)
+        return self._shaped(o.matmul(planes, o.constant(kernel), True, False), 1, height, width, out)
+
     def _kernel(self, weights: np.ndarray) -> Any:
         name = f"winograd/{len(self.parameters)}"
         self.inputs[name] = self._kernels.of(weights)
@@ -268,15 +290,26 @@ class _Writer:
 
 def _is_worth_it(node: Any) -> bool:
     """Whether a node is a convolution that Winograd's algorithm is for, and large enough to gain."""
+    weights = _plain_kernel(node)
+    if weights is None or min(weights.shape[:2]) < _CHANNELS:
+        return False
+    _, _, height, width = _shape(node.output(0))
+    return -(-height // TILE) * -(-width // TILE) >= _TILES
+
+
+def _is_first(node: Any) -> bool:
+    """Whether a node is a convolution of as few channels as pictures have, to many."""
+    weights = _plain_kernel(node)
+    return weights is not None and weights.shape[1] <= _COLOURS and weights.shape[0] >= _CHANNELS
+
+
+def _plain_kernel(node: Any) -> Any:
+    """The weights of a convolution of 3x3 positions of one picture in float32, in steps of one; None of others."""
     if node.get_type_name() != "Convolution" or node.get_output_element_type(0).get_type_name() != "f32":
-        return False
-    weights, given = _constant(node.input_value(1)), node.get_attributes()
-    if weights is None or weights.shape[2:] != (3, 3) or min(weights.shape[:2]) < _CHANNELS:
-        return False
-    if list(given["strides"]) != [1, 1] or list(given["dilations"]) != [1, 1]:
-        return False
-    batch, _, height, width = _shape(node.output(0)) or (0, 0, 0, 0)
-    return bool(batch == 1 and -(-height // TILE) * -(-width // TILE) >= _TILES)
+        return None
+    weights, given, shape = _constant(node.input_value(1)), node.get_attributes(), _shape(node.output(0))
+    plain = list(given["strides"]) == list(given["dilations"]) == [1, 1] and shape and shape[0] == 1
+    return weights if plain and weights is not None and weights.shape[2:] == (3, 3) else None
 
 
 def _pools(node: Any) -> str | None:

@@ -34,16 +34,18 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--engines", default="auto", help="with commas between")
-    parser.add_argument("--precision", default="float32", help="of the engines")
+    parser.add_argument("--precisions", default="float32", help="of the engines, with commas between")
     parser.add_argument("--loops", choices=["both", "wolfe"], default="both", help="the plain ones to run")
     given = arguments(parser, work)
     if not given.painting:
         parser.error("name a photo and a painting")
-    order = {name: getattr(given, name) for name in ("photo", "painting", "size", "iterations", "precision")}
+    order = {name: getattr(given, name) for name in ("photo", "painting", "size", "iterations")}
     # Ours get fewer steps: what is not there by then is not worth waiting for.
     shorter = {**order, "iterations": max(1, 3 * given.iterations // 4)}
-    orders = [{**shorter, "engine": name} for name in given.engines.split(",")]
-    orders += [{**order, "engine": name} for name in ((PLAIN, WOLFE) if given.loops == "both" else (WOLFE,))]
+    asked = [(name, precision) for name in given.engines.split(",") for precision in given.precisions.split(",")]
+    orders = [{**shorter, "engine": name, "precision": precision} for name, precision in asked]
+    loops = (PLAIN, WOLFE) if given.loops == "both" else (WOLFE,)
+    orders += [{**order, "engine": name, "precision": "float32"} for name in loops]
     # One after the other: they would slow each other's compilation.
     running = [one for one in (Contestant(__file__, each) for each in orders) if one.ready]
     while not all(one.done for one in running):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from convergence import best_so_far
+from turns import PLAIN
 
 
 def main() -> None:
@@ -28,7 +29,9 @@ def draw(report: dict[str, Any], path: str) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 4), dpi=100, layout="constrained")
     for row in report["results"]:
-        axes.plot([clock for clock, _, _ in row["evaluations"]], best_so_far(row), label=row["engine"])
+        ours = not row["engine"].startswith(PLAIN)
+        label = f"{row['engine']}, {row['precision']}" if ours else row["engine"]
+        axes.plot([clock for clock, _, _ in row["evaluations"]], best_so_far(row), label=label)
     first, kind = report["results"][0], report["machine"]
     axes.set(xscale="log", yscale="log", xlabel="seconds", ylabel="loss")
     axes.set_title(f"{first['photo']} x {first['painting']}, {first['size']} px, {kind['cores']} cores", fontsize=10)

@@ -81,12 +81,12 @@ def work(order: dict[str, Any]) -> None:
 
 
 def settings(order: dict[str, Any]) -> Any:
-    """The paper's objective, from the photo."""
+    """The paper's objective, from the photo, all steps."""
     import stylekeras as sk
 
-    loop = order["engine"].startswith(PLAIN)
-    engine, precision = ("auto", "float32") if loop else (order["engine"], order["precision"])
-    chosen = {"engine": engine, "precision": precision, "weights": "offline", "size": order["size"]}
+    engine = "auto" if order["engine"].startswith(PLAIN) else order["engine"]
+    network = {name: order.get(name, standard) for name, standard in (("weights", "offline"), ("backbone", "vgg16"))}
+    chosen = {"engine": engine, "precision": order["precision"], "size": order["size"], **network}
     return sk.Settings(preset="paper", init="content", steps=order["iterations"], **chosen)
 
 

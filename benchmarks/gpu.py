@@ -110,7 +110,7 @@ def ours(order: dict[str, Any]) -> Iterator[Any]:
     import stylekeras as sk
     from stylekeras import engines
 
-    settings = settings_of(order)
+    settings = convergence.settings(order)
     engine = engines.load(order["engine"], order["precision"])
     if not engine.device.startswith("GPU") and not order["anywhere"]:
         sys.exit(f"{order['engine']} sees no GPU")
@@ -121,7 +121,7 @@ def ours(order: dict[str, Any]) -> Iterator[Any]:
         def judged(picture: Any = progress) -> float:
             # By PyTorch where it is there, which has nothing to compile first.
             judge = order["engine"] if engines.missing("torch") else "torch"
-            exact = settings_of({**order, "engine": judge, "precision": "float32"})
+            exact = convergence.settings({**order, "engine": judge, "precision": "float32"})
             return sk.loss_and_gradient(picture.image, order["photo"], order["painting"], exact).loss
 
         yield progress.loss, judged if progress.last else None
@@ -134,19 +134,10 @@ def plain(order: dict[str, Any]) -> Iterator[Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     if device == "CPU" and not order["anywhere"]:
         sys.exit("PyTorch sees no GPU")
-    told = convergence.plain(order, settings_of(order), "cpu" if device == "CPU" else "cuda")
+    told = convergence.plain(order, convergence.settings(order), "cpu" if device == "CPU" else "cuda")
     yield {"version": next(told), "device": device}
     for loss in told:
         yield loss, None
-
-
-def settings_of(order: dict[str, Any]) -> Any:
-    """The paper's objective, from the photo, all steps."""
-    import stylekeras as sk
-
-    engine = "auto" if order["engine"].startswith(PLAIN) else order["engine"]
-    chosen = {name: order[name] for name in ("size", "precision", "weights", "backbone")}
-    return sk.Settings(preset="paper", init="content", steps=order["iterations"], tolerance=0, engine=engine, **chosen)
 
 
 def memory(engine: str) -> float:

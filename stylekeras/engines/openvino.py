@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import openvino
@@ -60,7 +61,7 @@ class Engine(GraphEngine):
             raise cannot_run(self.name, error) from None
         # It has dropped the inputs that nothing depends on.
         needed = {name for port in model.inputs for name in port.names}
-        compiled: dict[tuple[tuple[int, ...], ...], tuple[openvino.InferRequest, dict[str, np.ndarray]]] = {}
+        compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
 
         def run(given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             given = {name: value for name, value in given.items() if name in needed}
@@ -72,9 +73,7 @@ class Engine(GraphEngine):
                 compiled[key] = found
                 if len(compiled) > _SIZES:
                     del compiled[next(iter(compiled))]
-                request, kernels = found
-                results = request.infer({**given, **kernels}, share_inputs=True)
-                return {name: np.array(value) for output, value in results.items() for name in output.names}
+                return found.run(given)
             except RuntimeError as error:
                 if "alloc" in str(error):
                     raise MemoryError from None
@@ -82,10 +81,8 @@ class Engine(GraphEngine):
 
         return run
 
-    def _compiled(
-        self, model: openvino.Model, shapes: Mapping[str, list[int]]
-    ) -> tuple[openvino.InferRequest, dict[str, np.ndarray]]:
-        """What runs a model, and inputs that it wants besides."""
+    def _compiled(self, model: openvino.Model, shapes: Mapping[str, list[int]]) -> _Compiled:
+        """A model ready to run, for these sizes or for any."""
         kernels: dict[str, np.ndarray] = {}
         if shapes:
             model.reshape(dict(shapes))
@@ -97,4 +94,29 @@ class Engine(GraphEngine):
                 kernels = channels_last.rewrite(model, opset13, self._kernels)
         # Float32 for what the graph has in float32: bfloat16 is written in it, for the network alone.
         options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        return self._core.compile_model(model, "CPU", options).create_infer_request(), kernels
+        compiled = self._core.compile_model(model, "CPU", options)
+        return _Compiled(compiled, compiled.create_infer_request() if shapes else None, kernels)
+
+
+class _Compiled(NamedTuple):
+    """A model, its inputs that do not change, and what runs it again and again, if it is to keep its memory."""
+
+    model: openvino.CompiledModel
+    request: openvino.InferRequest | None
+    kernels: dict[str, np.ndarray]
+
+    def run(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name."""
+        if self.request is not None:
+            # What it gives out is written to by its next run.
+            found = self._outputs(self.request, given)
+            return {name: np.array(value) for name, value in found.items()}
+        found = self._outputs(self.model.create_infer_request(), given)
+        # Of a painting's features it would keep as much as a step takes, for as long as it lives.
+        self.model.release_memory()
+        return found
+
+    def _outputs(self, request: openvino.InferRequest, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Not copied: the request's own memory, which lives as long as it or they do."""
+        results = request.infer({**given, **self.kernels}, share_inputs=True, share_outputs=True)
+        return {name: value for output, value in results.items() for name in output.names}

@@ -398,6 +398,42 @@ def test_a_graph_that_a_runtime_does_not_take(name):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("often", [True, False])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_what_a_graph_gave_stays_as_it_was(rng, name, often):
+    """Whatever else it runs, of whatever size, and when it has given its memory back."""
+    nodes = [helper.make_node("Mul", ["x", "x"], ["square"]), helper.make_node("Add", ["square", "x"], ["y"])]
+    info = [helper.make_tensor_value_info(tensor, TensorProto.FLOAT, [1, "h", "w", 3]) for tensor in ("x", "y")]
+    squares = helper.make_tensor_value_info("square", TensorProto.FLOAT, [1, "h", "w", 3])
+    graph = helper.make_graph(nodes, "g", info[:1], [info[1], squares])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    run = load(name).prepare(model.SerializeToString(), often=often)
+    given, found = [], []
+    for shape in [(64, 80), (64, 80), (512, 640), (30, 20), (64, 80)]:
+        given.append(rng.random((1, *shape, 3), np.float32))
+        found.append(run({"x": given[-1]}))
+        run.rest()
+    del run
+    for x, outputs in zip(given, found, strict=True):
+        np.testing.assert_allclose(outputs["square"], x * x, rtol=1e-6)
+        np.testing.assert_allclose(outputs["y"], x * x + x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_loop_at_rest_gives_its_memory_back(rng, monkeypatch, name):
+    """And goes on as if it had not."""
+    rested = []
+    photo, painting = scene(rng, 40, 48), scene(rng, 36, 36)
+    chosen = sk.Settings(engine=name, weights="random", backbone="vgg16", size=48, min_size=34, steps=2)
+    before = sk.stylize(photo, painting, chosen)
+    from stylekeras.graphs.engine import _Graphs
+
+    rest = _Graphs.rest
+    monkeypatch.setattr(_Graphs, "rest", lambda self: rested.append(rest(self)))
+    np.testing.assert_array_equal(sk.stylize(photo, painting, chosen), before)
+    assert len(rested) == 2
+
+
 def test_the_onnx_engines_import_neither_tensorflow_nor_keras():
     program = """
 import json, sys

@@ -46,15 +46,27 @@ class Engine(GraphEngine):
             session = onnxruntime.InferenceSession(graph, options, providers=providers)
         except Exception as error:  # its errors are of no common type
             raise cannot_run(self.name, error) from None
-        names = [item.name for item in session.get_outputs()]
-        needed = {item.name for item in session.get_inputs()}
+        return _Run(session, often=often)
 
-        def run(given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            try:
-                return dict(zip(names, session.run(None, {name: given[name] for name in needed}), strict=True))
-            except Exception as error:  # see above
-                if "allocate" in str(error):
-                    raise MemoryError from None
-                raise RunError(f"ONNX Runtime: {str(error).splitlines()[0]}") from error
 
-        return run
+class _Run(Run):
+    def __init__(self, session: onnxruntime.InferenceSession, *, often: bool) -> None:
+        self._session = session
+        self._names = [item.name for item in session.get_outputs()]
+        self._needed = {item.name for item in session.get_inputs()}
+        self._options = onnxruntime.RunOptions()
+        if not often:
+            # Of a painting's features it would keep as much as a step takes, for as long as it lives.
+            self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+    def __call__(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        try:
+            found = self._session.run(None, {name: given[name] for name in self._needed}, self._options)
+        except Exception as error:  # its errors are of no common type
+            if "allocate" in str(error):
+                raise MemoryError from None
+            raise RunError(f"ONNX Runtime: {str(error).splitlines()[0]}") from error
+        return dict(zip(self._names, found, strict=True))
+
+    def rest(self) -> None:
+        """Does nothing: memory is given back at the end of a run, and a step does not know that it is the last."""

@@ -59,30 +59,10 @@ class Engine(GraphEngine):
             model = self._core.read_model(graph)
         except RuntimeError as error:
             raise cannot_run(self.name, error) from None
-        # It has dropped the inputs that nothing depends on.
-        needed = {name for port in model.inputs for name in port.names}
-        compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
+        return _Run(self, model, often=often)
 
-        def run(given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            given = {name: value for name, value in given.items() if name in needed}
-            shapes = {name: list(np.shape(value)) for name, value in given.items()}
-            key = tuple(map(tuple, shapes.values())) if often else ()
-            try:
-                # Taken out and put back last: the first is the one not used for longest.
-                found = compiled.pop(key) if key in compiled else self._compiled(model, shapes if often else {})
-                compiled[key] = found
-                if len(compiled) > _SIZES:
-                    del compiled[next(iter(compiled))]
-                return found.run(given)
-            except RuntimeError as error:
-                if "alloc" in str(error):
-                    raise MemoryError from None
-                raise RunError(f"OpenVINO: {str(error).strip().splitlines()[-1]}") from error
-
-        return run
-
-    def _compiled(self, model: openvino.Model, shapes: Mapping[str, list[int]]) -> _Compiled:
-        """A model ready to run, for these sizes or for any."""
+    def compiled(self, model: openvino.Model, shapes: Mapping[str, list[int]]) -> _Compiled:
+        """A model ready to run, for these sizes or, if there are none, for any."""
         kernels: dict[str, np.ndarray] = {}
         if shapes:
             model.reshape(dict(shapes))
@@ -94,29 +74,51 @@ class Engine(GraphEngine):
                 kernels = channels_last.rewrite(model, opset13, self._kernels)
         # Float32 for what the graph has in float32: bfloat16 is written in it, for the network alone.
         options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        compiled = self._core.compile_model(model, "CPU", options)
-        return _Compiled(compiled, compiled.create_infer_request() if shapes else None, kernels)
+        return _Compiled(self._core.compile_model(model, "CPU", options), kernels)
 
 
 class _Compiled(NamedTuple):
-    """A model, its inputs that do not change, and what runs it again and again, if it is to keep its memory."""
+    """A model, and inputs that it wants besides."""
 
     model: openvino.CompiledModel
-    request: openvino.InferRequest | None
     kernels: dict[str, np.ndarray]
 
-    def run(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs by name."""
-        if self.request is not None:
-            # What it gives out is written to by its next run.
-            found = self._outputs(self.request, given)
-            return {name: np.array(value) for name, value in found.items()}
-        found = self._outputs(self.model.create_infer_request(), given)
-        # Of a painting's features it would keep as much as a step takes, for as long as it lives.
-        self.model.release_memory()
-        return found
-
-    def _outputs(self, request: openvino.InferRequest, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Not copied: the request's own memory, which lives as long as it or they do."""
+    def outputs(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """By name, not copied: memory that lives as long as they do, and that no other run writes to."""
+        request = self.model.create_infer_request()
         results = request.infer({**given, **self.kernels}, share_inputs=True, share_outputs=True)
         return {name: value for output, value in results.items() for name in output.names}
+
+
+class _Run(Run):
+    def __init__(self, engine: Engine, model: openvino.Model, *, often: bool) -> None:
+        self._engine = engine
+        self._model = model
+        self._often = often
+        # It has dropped the inputs that nothing depends on.
+        self._needed = {name for port in model.inputs for name in port.names}
+        self._compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
+
+    def __call__(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        given = {name: value for name, value in given.items() if name in self._needed}
+        shapes = {name: list(np.shape(value)) for name, value in given.items()} if self._often else {}
+        key = tuple(map(tuple, shapes.values()))
+        try:
+            # Taken out and put back last: the first is the one not used for longest.
+            found = self._compiled.pop(key) if key in self._compiled else self._engine.compiled(self._model, shapes)
+            self._compiled[key] = found
+            if len(self._compiled) > _SIZES:
+                del self._compiled[next(iter(self._compiled))]
+            outputs = found.outputs(given)
+        except RuntimeError as error:
+            if "alloc" in str(error):
+                raise MemoryError from None
+            raise RunError(f"OpenVINO: {str(error).strip().splitlines()[-1]}") from error
+        if not self._often:
+            # Of a painting's features it would keep as much as a step takes, for as long as it lives.
+            self.rest()
+        return outputs
+
+    def rest(self) -> None:
+        for each in self._compiled.values():
+            each.model.release_memory()

@@ -6,7 +6,7 @@ import collections
 import functools
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,7 +18,16 @@ from stylekeras.host import Host
 from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
 
-Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+class Run(Protocol):
+    """A graph that is ready to run: called with its inputs by name, it gives its outputs so, arrays of their own."""
+
+    def __call__(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run it."""
+        ...
+
+    def rest(self) -> None:
+        """Give back the memory it keeps for its next run; what is compiled stays."""
 
 
 class GraphEngine(Host):
@@ -65,17 +74,19 @@ class GraphEngine(Host):
 
     def evaluator(self, taps: Taps, objective: Any) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
         """(image, targets, weights) -> (loss, terms, gradient)."""
-
-        def build(image: Any, targets: Any, weights: Any) -> Any:
-            return step().build(taps.model(), objective, targets, weights)
-
-        graphs = _Graphs(self, {"graph": "step", "taps": taps.key, "objective": objective.name}, build)
+        graphs = self._steps(taps, objective)
 
         def evaluate(image: Any, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], Any]:
             found = graphs(image=image, targets=targets, weights=weights)
             return found["loss"], _terms(found), found["gradient/image"]
 
         return evaluate
+
+    def _steps(self, taps: Taps, objective: Any) -> _Graphs:
+        def build(image: Any, targets: Any, weights: Any) -> Any:
+            return step().build(taps.model(), objective, targets, weights)
+
+        return _Graphs(self, {"graph": "step", "taps": taps.key, "objective": objective.name}, build)
 
     def measurer(self, taps: Taps, objective: Any) -> Callable[[Any, Any], Any]:
         """(image, targets) -> sums."""
@@ -133,14 +144,26 @@ class GraphEngine(Host):
 
     def loop(self, taps: Taps, objective: Any, optimizer: ModuleType) -> Loop:
         """The optimizer's state and its step."""
-        evaluate = self.evaluator(taps, objective)
+        graphs = self._steps(taps, objective)
 
         def advance(state: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
-            loss, terms, gradient = evaluate(state.image, targets, weights)
+            found = graphs(image=state.image, targets=targets, weights=weights)
+            loss, gradient = found["loss"], found["gradient/image"]
             with np.errstate(all="ignore"):  # a trial that is not finite is rejected
-                return loss, terms, optimizer.update(self.ops, state, loss, gradient)
+                return loss, _terms(found), optimizer.update(self.ops, state, loss, gradient)
 
-        return Loop(self, optimizer, advance)
+        return _Loop(self, optimizer, advance, graphs)
+
+
+class _Loop(Loop):
+    def __init__(self, engine: GraphEngine, optimizer: ModuleType, advance: Any, graphs: _Graphs) -> None:
+        super().__init__(engine, optimizer, advance)
+        self._graphs = graphs
+
+    def rest(self) -> None:
+        """Let go of the pictures, and of the memory of a step: the next scale is of another size."""
+        super().rest()
+        self._graphs.rest()
 
 
 class Taps:
@@ -193,6 +216,11 @@ class _Graphs:
             self._runs[form_key] = self._engine.prepare(graph, often=True)
         flat = [trees.leaves(tree, name) for name, tree in given.items()]
         return self._runs[form_key]({name: np.asarray(value) for group in flat for name, value in group.items()})
+
+    def rest(self) -> None:
+        """Give back the memory that is kept for the next call."""
+        for run in self._runs.values():
+            run.rest()
 
 
 def step() -> ModuleType:

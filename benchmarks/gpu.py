@@ -23,7 +23,7 @@ from typing import Any
 
 import convergence
 from convergence import SHARES, WOLFE, best_so_far, reached
-from turns import PLAIN, Contestant, arguments, keep, machine, serve
+from turns import PLAIN, Contestant, arguments, command, keep, machine, serve
 
 # A step is computed before it is asked for, so that each turn has one for nothing: turns are long.
 TURN = 50
@@ -56,8 +56,7 @@ def main() -> None:
     if not results:
         sys.exit("no engine sees a GPU")
     devices = sorted({row["device"] for row in results if row["engine"] not in (PLAIN, WOLFE)})
-    told = [part for part in sys.argv[1:] if part not in ("--output", given.output)]
-    report = {"machine": {**machine(), "devices": devices}, "command": " ".join(told), "results": results}
+    report = {"machine": {**machine(), "devices": devices}, "command": command(given), "results": results}
     print(table(report))
     name = "-".join(devices).lower().replace(" ", "-").replace("(", "").replace(")", "").removeprefix("gpu-")
     keep(report, f"gpu-{name}", given.output)

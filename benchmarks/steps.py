@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from turns import PLAIN, Contestant, arguments, keep, machine, serve
+from turns import PLAIN, Contestant, arguments, command, keep, machine, serve
 
 STYLE_LAYERS = {f"block{i}_conv1": 0.2 for i in range(1, 6)}
 
@@ -40,7 +40,7 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     for size in map(int, given.sizes.split(",")):
         found += measure(contestants, size, given)
-    report = {"machine": machine(), "style_loss": given.style_loss, "command": " ".join(sys.argv), "results": found}
+    report = {"machine": machine(), "style_loss": given.style_loss, "command": command(given), "results": found}
     print(f"VGG19, {given.style_loss} loss, on {table(report)}")
     keep(report, f"steps-{given.style_loss}", given.output)
 

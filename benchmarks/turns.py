@@ -63,6 +63,11 @@ def arguments(parser: argparse.ArgumentParser, work: Callable[[dict[str, Any]], 
     return given
 
 
+def command(given: argparse.Namespace) -> str:
+    """The command line, but for where the table is kept."""
+    return " ".join(part for part in sys.argv[1:] if part not in ("--output", given.output))
+
+
 def serve(ready: dict[str, Any], step: Callable[[], Any]) -> None:
     """A contestant's side: `step` returns what is to be told of it, or raises StopIteration after the last."""
     print(json.dumps(ready), flush=True)

@@ -64,8 +64,8 @@ def arguments(parser: argparse.ArgumentParser, work: Callable[[dict[str, Any]], 
 
 
 def command(given: argparse.Namespace) -> str:
-    """The command line, but for where the table is kept."""
-    return " ".join(part for part in sys.argv[1:] if part not in ("--output", given.output))
+    """The command line, but for where the table is kept and where the files lie."""
+    return " ".join(Path(part).name for part in sys.argv[1:] if part not in ("--output", given.output))
 
 
 def serve(ready: dict[str, Any], step: Callable[[], Any]) -> None:

@@ -77,8 +77,7 @@ class GraphEngine(Host):
         graphs = self._steps(taps, objective)
 
         def evaluate(image: Any, targets: Any, weights: Any) -> tuple[Any, dict[str, Any], Any]:
-            found = graphs(image=image, targets=targets, weights=weights)
-            return found["loss"], _terms(found), found["gradient/image"]
+            return _evaluated(graphs(image=image, targets=targets, weights=weights))
 
         return evaluate
 
@@ -147,10 +146,9 @@ class GraphEngine(Host):
         graphs = self._steps(taps, objective)
 
         def advance(state: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
-            found = graphs(image=state.image, targets=targets, weights=weights)
-            loss, gradient = found["loss"], found["gradient/image"]
+            loss, terms, gradient = _evaluated(graphs(image=state.image, targets=targets, weights=weights))
             with np.errstate(all="ignore"):  # a trial that is not finite is rejected
-                return loss, _terms(found), optimizer.update(self.ops, state, loss, gradient)
+                return loss, terms, optimizer.update(self.ops, state, loss, gradient)
 
         return _Loop(self, optimizer, advance, graphs)
 
@@ -228,6 +226,11 @@ def step() -> ModuleType:
     from stylekeras.graphs import step
 
     return step
+
+
+def _evaluated(found: Mapping[str, Any]) -> tuple[Any, dict[str, Any], Any]:
+    """Loss, terms and gradient of what a step's graph gave."""
+    return found["loss"], _terms(found), found["gradient/image"]
 
 
 def _terms(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Winograd's convolutions: the algorithm in NumPy, and OpenVINO's graphs that are rewritten with it."""
 
+import functools
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -13,6 +15,9 @@ import stylekeras as sk
 from stylekeras import engines, winograd
 from stylekeras.engines import openvino as engine
 from stylekeras.graphs import channels_last, gradient
+from stylekeras.winograd import machine_code
+from stylekeras.winograd.convolution import Convolver
+from stylekeras.winograd.machine_code import Shape
 
 
 def _direct(image, weights, pads=(1, 1, 1, 1)):
@@ -34,22 +39,119 @@ def _close(found, wanted, error):
 
 def test_a_tile_is_the_convolution_of_its_window(rng):
     window, weights = rng.standard_normal((6, 6, 8)), rng.standard_normal((5, 8, 3, 3))
-    seen = (winograd.INPUT @ window.reshape(36, 8)).reshape(36, 1, 8)
-    made = (winograd.OUTPUT @ (seen @ winograd.kernels(weights)).reshape(36, 5)).reshape(4, 4, 5)
-    _close(made, _direct(window, weights, (0, 0, 0, 0)), 2e-6)
-
-
-def test_in_float32_it_rounds_a_little_more_than_a_direct_convolution(rng):
-    """And less than half as much as with the usual points."""
-    windows = np.maximum(rng.standard_normal((6, 6, 40 * 256)), 0).astype(np.float32)
-    weights = (rng.standard_normal((256, 256, 3, 3)) / 48).astype(np.float32)
-    seen = (winograd.INPUT @ windows.reshape(36, -1)).reshape(36, 40, 256)
-    made = (winograd.OUTPUT @ (seen @ winograd.kernels(weights)).reshape(36, -1)).reshape(4, 4, 40, 256)
-    assert made.dtype == np.float32
-    wanted = np.stack(
-        [_direct(window, weights, (0, 0, 0, 0)) for window in windows.reshape(6, 6, 40, 256).transpose(2, 0, 1, 3)], 2
+    seen = np.einsum("ai,bj,ijc->abc", winograd.INPUT, winograd.INPUT, window).reshape(36, 1, 8)
+    made = (seen @ winograd.kernels(weights)).reshape(6, 6, 5)
+    _close(
+        np.einsum("ai,bj,ijk->abk", winograd.OUTPUT, winograd.OUTPUT, made),
+        _direct(window, weights, (0, 0, 0, 0)),
+        2e-6,
     )
-    _close(made, wanted, 1.6e-6)
+
+
+# --- machine code ---------------------------------------------------------------------------------------------------
+
+# Whatever the processor: shapes that it has no registers for are compiled to several instructions each.
+SHAPES = {
+    "of this processor": None,
+    "AVX512": Shape(16, 12, 32),
+    "AVX": Shape(8, 6, 16),
+    "NEON": Shape(4, 6, 16),
+    "other": Shape(4, 4, 8),
+}
+
+
+def _convolver(threads=2, shape=None, monkeypatch=None):
+    if monkeypatch is not None:
+        monkeypatch.setattr(machine_code, "compiled", functools.partial(machine_code.compiled, shape))
+    return Convolver(threads)
+
+
+def _convolved(convolver, picture, weights, *, bias=None, pads=(1, 1, 1, 1), **given):
+    top, left, bottom, right = pads
+    size = (picture.shape[0] + top + bottom - 2, picture.shape[1] + left + right - 2)
+    result = np.full((*size, len(weights)), np.nan, np.float32)
+    bias = np.zeros(len(weights), np.float32) if bias is None else bias
+    convolver(picture, convolver.kernels(weights), result, bias=bias, pads=(top, left), **given)
+    return result
+
+
+def _picture(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_the_code_for_every_processor_convolves(rng, monkeypatch, shape):
+    convolver = _convolver(2, shape, monkeypatch)
+    (weights,) = _kernels(rng, 64, 96)
+    picture, bias = _picture(rng, 30, 41, 64), _picture(rng, 96)
+    found = _convolved(convolver, picture, weights, bias=bias, floor=0.0)
+    _close(found, np.maximum(_direct(picture, weights) + bias, 0), 2e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 1, 1, 1), (2, 2, 2, 2), (0, 1, 2, 1), (5, 9, 7, 3)])
+@pytest.mark.parametrize("size", [(3, 3), (4, 4), (5, 70), (32, 48), (33, 37), (34, 31)])
+def test_any_size_margin_and_number_of_threads(rng, size, pads, threads):
+    """One tile, whose channels are shared out, up to more than a block for each thread."""
+    (weights,) = _kernels(rng, 32, 96)
+    picture = _picture(rng, *size, 32)
+    _close(_convolved(_convolver(threads), picture, weights, pads=pads), _direct(picture, weights, pads), 2e-6)
+
+
+@pytest.mark.parametrize("channels", [(32, 512), (512, 32), (544, 64), (288, 288)])
+def test_many_channels(rng, channels):
+    """More than are multiplied at a time."""
+    (weights,) = _kernels(rng, *channels)
+    picture = _picture(rng, 15, 18, channels[0])
+    _close(_convolved(_convolver(), picture, weights), _direct(picture, weights), 3e-6)
+
+
+def test_it_rounds_a_little_more_than_a_direct_convolution(rng):
+    """And less than half as much as with the usual points."""
+    picture = np.maximum(_picture(rng, 40, 40, 256), 0)
+    weights = (rng.standard_normal((256, 256, 3, 3)) / 48).astype(np.float32)
+    _close(_convolved(_convolver(), picture, weights), _direct(picture, weights), 1.6e-6)
+
+
+def test_the_floor_keeps_what_is_not_a_number(rng):
+    (weights,) = _kernels(rng, 32, 32)
+    picture = _picture(rng, 12, 12, 32)
+    picture[5, 5, 3] = np.nan
+    found = _convolved(_convolver(), picture, weights, floor=0.0)
+    assert np.isnan(found[4:7, 4:7]).all()
+    assert not np.isnan(found[:, 8:]).any()
+    assert found[:, 8:].min() == 0
+
+
+def test_the_next_numbers_in_memory_are_left_alone(rng):
+    (weights,) = _kernels(rng, 32, 32)
+    convolver = _convolver()
+    around = np.full((3, 13, 15, 32), 7, np.float32)
+    kernels, bias = convolver.kernels(weights), np.zeros(32, np.float32)
+    convolver(_picture(rng, 13, 15, 32), kernels, around[1], bias=bias, pads=(1, 1))
+    assert (around[::2] == 7).all()
+
+
+def test_several_threads_may_convolve_at_once(rng):
+    convolver = _convolver(3)
+    layers = [_kernels(rng, 32, out)[0] for out in (32, 64, 96, 128)]
+    picture = _picture(rng, 37, 50, 32)
+    alone = [_convolved(convolver, picture, weights) for weights in layers]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for one, other in zip(pool.map(lambda w: _convolved(convolver, picture, w), layers), alone, strict=True):
+                np.testing.assert_array_equal(one, other)
+    convolver.rest()
+    np.testing.assert_array_equal(_convolved(convolver, picture, layers[0]), alone[0])
+
+
+def test_kernels_are_transformed_once_for_all_layers(rng):
+    (weights,) = _kernels(rng, 32, 64)
+    convolver = _convolver()
+    assert convolver.kernels(weights) is convolver.kernels(weights.copy())
+    assert convolver.kernels(weights) is not convolver.kernels(2 * weights)
+    same = np.ones((2, 64, 32, 3, 3), np.float32)
+    assert convolver.kernels(same[0]) is not convolver.kernels(same[1].reshape(32, 64, 3, 3))
 
 
 # --- graphs ---------------------------------------------------------------------------------------------------------
@@ -81,14 +183,14 @@ def _run(model, image, *, rewritten):
     core = openvino.Core()
     graph = core.read_model(model.SerializeToString())
     graph.reshape({"image": list(image.shape)})
-    more = {}
+    count = 0
     if rewritten:
         manager = passes.Manager()
         manager.register_pass(passes.ConstantFolding())
         manager.run_passes(graph)
-        more = channels_last.rewrite(graph, opset13, channels_last.Kernels())
-    found = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})({"image": image, **more})
-    return {name: np.array(value) for output, value in found.items() for name in output.names}, len(more)
+        count = channels_last.rewrite(graph, opset13, engine._Convolutions(2))
+    found = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})({"image": image})
+    return {name: np.array(value) for output, value in found.items() for name in output.names}, count
 
 
 def _kernels(rng, *channels):
@@ -99,12 +201,12 @@ def _kernels(rng, *channels):
 @pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 2, 2], [0, 1, 2, 1]])
 @pytest.mark.parametrize("shape", [(32, 48), (33, 37), (34, 31), (35, 42)])
 def test_a_convolution_of_any_size(rng, shape, pads):
-    (weights,) = _kernels(rng, 32, 40)
+    (weights,) = _kernels(rng, 32, 64)
     model = _network([weights], pads=pads, pooling="MaxPool", image=(1, 32, "h", "w"))
     image = rng.standard_normal((1, 32, *shape)).astype(np.float32)
     found, count = _run(model, image, rewritten=True)
     assert count == 1
-    bias = np.linspace(-0.1, 0.1, 40)
+    bias = np.linspace(-0.1, 0.1, 64)
     wanted = np.maximum(_direct(image[0].transpose(1, 2, 0), weights, pads) + bias, 0)
     _close(found["x0"][0].transpose(1, 2, 0), wanted, 2e-6)
 
@@ -113,7 +215,7 @@ def test_a_convolution_of_any_size(rng, shape, pads):
 @pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 2, 1]])
 def test_a_first_convolution_of_few_channels(rng, pads, channels):
     """It is a product of matrices, the second one Winograd's."""
-    model = _network(_kernels(rng, channels, 32, 40), pads=pads, pooling="MaxPool", image=(1, channels, "h", "w"))
+    model = _network(_kernels(rng, channels, 32, 64), pads=pads, pooling="MaxPool", image=(1, channels, "h", "w"))
     image = rng.standard_normal((1, channels, 67, 70)).astype(np.float32)
     wanted, _ = _run(model, image, rewritten=False)
     found, count = _run(model, image, rewritten=True)
@@ -134,7 +236,7 @@ def _with_gradient(model, output):
 @pytest.mark.parametrize("shape", [(64, 64), (67, 70), (70, 65)])
 def test_a_network_and_its_gradient(rng, shape, pooling):
     """Sizes that pools do not divide among them. The convolution to the picture's three channels stays as it is."""
-    layers = _kernels(rng, 3, 32, 64, 48)
+    layers = _kernels(rng, 3, 32, 64, 96)
     model = _with_gradient(_network(layers, pads=[1, 1, 1, 1], pooling=pooling), "x2")
     image = rng.standard_normal((1, 3, *shape)).astype(np.float32)
     wanted, none = _run(model, image, rewritten=False)
@@ -176,7 +278,7 @@ TAILS = {
     "another pool": _tail(("MaxPool", ["x0"], "y", {"kernel_shape": [3, 3], "strides": [2, 2]})),
     "scaled by channel": _tail(
         ("Mul", ["x0", "by"], "y", {}),
-        constants=[("by", np.linspace(0, 1, 40, dtype=np.float32).reshape(1, 40, 1, 1))],
+        constants=[("by", np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 64, 1, 1))],
     ),
     "of its own": _tail(("Sub", ["x0", "c0"], "s", {}), ("Abs", ["s"], "y", {})),
     "in another order": _tail(
@@ -221,7 +323,7 @@ TAILS = {
 
 @pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS)
 def test_whatever_comes_after_a_convolution(rng, tail):
-    (weights,) = _kernels(rng, 32, 40)
+    (weights,) = _kernels(rng, 32, 64)
     model = _network([weights], pads=[1, 1, 1, 1], pooling="MaxPool", tail=tail, image=(1, 32, "h", "w"))
     image = rng.standard_normal((1, 32, 24, 40)).astype(np.float32)
     wanted, _ = _run(model, image, rewritten=False)
@@ -242,28 +344,18 @@ def test_whatever_comes_after_a_convolution(rng, tail):
 )
 def test_other_convolutions_stay_as_they_are(rng, given):
     kernel = given.get("kernel_shape", [3, 3])
-    weights = rng.standard_normal((40, 40 // given.get("group", 1), *kernel)).astype(np.float32)
+    weights = rng.standard_normal((64, 64 // given.get("group", 1), *kernel)).astype(np.float32)
     node = helper.make_node("Conv", ["image", "w"], ["y"], **{"kernel_shape": kernel, "pads": [1, 1, 1, 1], **given})
-    info = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 40, 32, 32])
+    info = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 64, 32, 32])
     graph = helper.make_graph(
         [node], "g", [info], [onnx.ValueInfoProto(name="y")], [numpy_helper.from_array(weights, "w")]
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     model = onnx.shape_inference.infer_shapes(model)
-    image = rng.standard_normal((1, 40, 32, 32)).astype(np.float32)
+    image = rng.standard_normal((1, 64, 32, 32)).astype(np.float32)
     found, count = _run(model, image, rewritten=True)
     assert count == 0
     np.testing.assert_array_equal(found["y"], _run(model, image, rewritten=False)[0]["y"])
-
-
-def test_kernels_are_transformed_once_for_all_graphs(rng):
-    (weights,) = _kernels(rng, 32, 40)
-    kernels = channels_last.Kernels()
-    assert kernels.of(weights) is kernels.of(weights.copy())
-    assert kernels.of(weights) is not kernels.of(2 * weights)
-    assert kernels.of(np.ones((64, 32, 3, 3), np.float32)).shape == (36, 32, 64)
-    assert kernels.of(np.ones((32, 64, 3, 3), np.float32)).shape == (36, 64, 32)
-    np.testing.assert_array_equal(kernels.of(weights), winograd.kernels(weights))
 
 
 # --- in the engine --------------------------------------------------------------------------------------------------

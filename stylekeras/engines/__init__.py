@@ -56,7 +56,7 @@ _NEEDS = {
     "jax": ("jax", "keras"),
     "torch": ("torch",),
     "onnxruntime": ("onnxruntime", "onnx"),
-    "openvino": ("openvino", "onnx"),
+    "openvino": ("openvino", "onnx", "llvmlite"),
 }
 INSTALL = {
     "tensorflow": "pip install tensorflow keras",

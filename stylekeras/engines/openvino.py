@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino
@@ -19,8 +19,12 @@ from stylekeras.engines import (
 )
 from stylekeras.errors import RunError
 from stylekeras.graphs import channels_last
+from stylekeras.graphs.channels_last import Layer
 from stylekeras.graphs.engine import GraphEngine, Run
 from stylekeras.layout import Footprint
+
+if TYPE_CHECKING:
+    from stylekeras.winograd.convolution import Convolver
 
 # Compiled models that are kept: one for each size, those used last.
 _SIZES = 4
@@ -46,13 +50,13 @@ class Engine(GraphEngine):
 
     def __init__(self, precision: str, devices: int | None = None) -> None:
         self._core = openvino.Core()
-        self._kernels = channels_last.Kernels()
         # Without instructions for it, it would imitate it or compute in float32, and not say so.
         low = ("bfloat16",) if multiplies_bfloat16() else ()
         self.precision = precision_of(self.name, precision, "float32", "winograd", *low, auto=native_precision())
         self.footprint = _FOOTPRINTS.get(self.precision, _FOOTPRINTS["float32"])
         self.devices = len(devices_of(self.name, devices, "device", [None]))
         self.device = f"CPU ({cores()} cores)"
+        self._convolutions = _Convolutions(cores()) if self.precision == "winograd" else None
 
     def prepare(self, graph: bytes, *, often: bool) -> Run:
         """Make a graph ready to run, compiled for each size if it does so `often`."""
@@ -62,33 +66,78 @@ class Engine(GraphEngine):
             raise cannot_run(self.name, error) from None
         return _Run(self, model, often=often)
 
-    def compiled(self, model: openvino.Model, shapes: Mapping[str, list[int]]) -> _Compiled:
+    def compiled(self, model: openvino.Model, shapes: Mapping[str, list[int]]) -> openvino.CompiledModel:
         """A model ready to run, for these sizes or, if there are none, for any."""
-        kernels: dict[str, np.ndarray] = {}
         if shapes:
             model.reshape(dict(shapes))
-            if self.precision == "winograd":
+            if self._convolutions:
                 model = model.clone()
                 folding = passes.Manager()
                 folding.register_pass(passes.ConstantFolding())
                 folding.run_passes(model)
-                kernels = channels_last.rewrite(model, opset13, self._kernels)
+                channels_last.rewrite(model, opset13, self._convolutions)
         # Float32 for what the graph has in float32: bfloat16 is written in it, for the network alone.
         options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        return _Compiled(self._core.compile_model(model, "CPU", options), kernels)
+        return self._core.compile_model(model, "CPU", options)
+
+    def rest(self) -> None:
+        """Let go of memory that only steps need."""
+        if self._convolutions:
+            self._convolutions.convolve.rest()
 
 
-class _Compiled(NamedTuple):
-    """A model, and inputs that it wants besides."""
+class _Convolutions:
+    """Nodes of our own code."""
 
-    model: openvino.CompiledModel
-    kernels: dict[str, np.ndarray]
+    def __init__(self, threads: int) -> None:
+        # Its compiler takes a moment to load, which is not wanted for other precisions.
+        from stylekeras.winograd.convolution import Convolver
 
-    def outputs(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """By name, not copied: memory that lives as long as they do, and that no other run writes to."""
-        request = self.model.create_infer_request()
-        results = request.infer({**given, **self.kernels}, share_inputs=True, share_outputs=True)
-        return {name: value for output, value in results.items() for name in output.names}
+        self.convolve = Convolver(threads)
+
+    @property
+    def multiple(self) -> int:
+        """What channels in and out have to be multiples of."""
+        return self.convolve.multiple
+
+    def node(self, picture: openvino.Output, weights: np.ndarray, layer: Layer) -> openvino.Output:
+        """See `channels_last.Convolutions`."""
+        return _Convolution([picture], self.convolve, self.convolve.kernels(weights), layer).output(0)
+
+
+class _Convolution(openvino.Op):  # type: ignore[misc]
+    """A convolution, its bias and perhaps its ReLU: (1, h, w, c) to (1, h', w', c')."""
+
+    def __init__(self, inputs: list[openvino.Output], convolve: Convolver, kernels: np.ndarray, layer: Layer) -> None:
+        self._convolve = convolve
+        self._kernels = kernels
+        self._layer = layer
+        # Asks for what it makes.
+        super().__init__(self, inputs)
+
+    def validate_and_infer_types(self) -> None:
+        """What it makes."""
+        self.set_output_type(0, openvino.Type.f32, openvino.PartialShape([1, *self._layer.size]))
+
+    def clone_with_new_inputs(self, new_inputs: list[openvino.Output]) -> _Convolution:
+        """As every operator."""
+        return _Convolution(new_inputs, self._convolve, self._kernels, self._layer)
+
+    def has_evaluate(self) -> bool:
+        """As every operator."""
+        return True
+
+    def evaluate(self, outputs: list[openvino.Tensor], inputs: list[openvino.Tensor]) -> bool:
+        """As every operator."""
+        layer, picture, result = self._layer, inputs[0].data[0], outputs[0].data[0]
+        self._convolve(picture, self._kernels, result, bias=layer.bias, floor=layer.floor, pads=layer.pads)
+        return True
+
+
+def _outputs(model: openvino.CompiledModel, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """By name, not copied: memory that lives as long as they do, and that no other run writes to."""
+    results = model.create_infer_request().infer(dict(given), share_inputs=True, share_outputs=True)
+    return {name: value for output, value in results.items() for name in output.names}
 
 
 class _Run(Run):
@@ -98,7 +147,7 @@ class _Run(Run):
         self._often = often
         # It has dropped the inputs that nothing depends on.
         self._needed = {name for port in model.inputs for name in port.names}
-        self._compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
+        self._compiled: dict[tuple[tuple[int, ...], ...], openvino.CompiledModel] = {}
 
     def __call__(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         given = {name: value for name, value in given.items() if name in self._needed}
@@ -110,7 +159,7 @@ class _Run(Run):
             self._compiled[key] = found
             if len(self._compiled) > _SIZES:
                 del self._compiled[next(iter(self._compiled))]
-            outputs = found.outputs(given)
+            outputs = _outputs(found, given)
         except RuntimeError as error:
             if "alloc" in str(error):
                 raise MemoryError from None
@@ -121,5 +170,6 @@ class _Run(Run):
         return outputs
 
     def rest(self) -> None:
+        self._engine.rest()
         for each in self._compiled.values():
-            each.model.release_memory()
+            each.release_memory()

@@ -1,29 +1,28 @@
 """OpenVINO's graph of a network with channels last, and its 3x3 convolutions by Winograd's algorithm.
 
 OpenVINO convolves directly. In float32, where processors have no matrix units, a quarter of the multiplications
-(stylekeras/winograd.py) is worth more than its own layouts, and matrix products over channels want these last, as
-statistics do. So every tensor of the network that comes after such a convolution or before it is computed with channels
-last, and what has no form for that gets it transposed.
+(stylekeras/winograd) is worth more than its own layouts, and our code wants channels last, as statistics do. So every
+tensor of the network that comes after such a convolution or before it is computed with channels last, and what has no
+form for that gets it transposed.
 
-A model is given with its `opset` (openvino.opset13): only `engines/openvino.py` imports the framework.
+A model is given with its `opset` (openvino.opset13) and what makes a node of our code: only `engines/openvino.py`
+imports the framework.
 """
 
 from __future__ import annotations
 
-import hashlib
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from stylekeras import winograd
-from stylekeras.winograd import TILE, WINDOW
+from stylekeras.winograd import TILE
 
 # (1, c, h, w) to (1, h, w, c) and back; where an axis of the one is in the other.
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _AXES = (0, 3, 1, 2)
 # Convolutions with fewer channels, or tiles, than these gain nothing.
 _CHANNELS = 32
-_TILES = 16
+_TILES = 8
 # The most channels that a convolution takes as a picture's.
 _COLOURS = 4
 # By what share features differ at most that are the same but for rounding.
@@ -33,53 +32,61 @@ _UNARY = {"Relu": "relu", "Negative": "negative", "Sqrt": "sqrt", "Abs": "abs"}
 _BINARY = {name: name.lower() for name in ("Add", "Subtract", "Multiply", "Divide", "Equal", "Maximum", "Minimum")}
 
 
-class Kernels:
-    """Transformed kernels, once for all graphs and sizes. They are inputs of a graph: as constants, each compiled model
-    would have its own copy, four times as large as the weights are."""
+class Layer(NamedTuple):
+    """What our code does of a convolution and the nodes after it, besides the products."""
 
-    def __init__(self) -> None:
-        self._kept: dict[tuple[tuple[int, ...], bytes], np.ndarray] = {}
-
-    def of(self, weights: np.ndarray) -> np.ndarray:
-        """`winograd.kernels` of them."""
-        digest = hashlib.blake2b(np.ascontiguousarray(weights).data, digest_size=16).digest()
-        key = (weights.shape, digest)
-        if key not in self._kept:
-            self._kept[key] = winograd.kernels(weights)
-        return self._kept[key]
+    bias: np.ndarray
+    # The least that its results are: 0 with ReLU.
+    floor: float
+    # Rows of zeros above the picture, columns at its left.
+    pads: tuple[int, int]
+    # Height, width and channels of the result.
+    size: tuple[int, int, int]
 
 
-def rewrite(model: Any, opset: Any, kernels: Kernels) -> dict[str, np.ndarray]:
+class Convolutions(Protocol):
+    """What makes nodes of `stylekeras.winograd.convolution`."""
+
+    @property
+    def multiple(self) -> int:
+        """What channels in and out have to be multiples of."""
+        ...
+
+    def node(self, picture: Any, weights: np.ndarray, layer: Layer) -> Any:
+        """The result (1, h', w', c') of a tensor (1, h, w, c), for weights (c', c, 3, 3)."""
+        ...
+
+
+def rewrite(model: Any, opset: Any, convolutions: Convolutions) -> int:
     """Change a model of known sizes, constants folded, in place.
 
-    Returns: further inputs that it now has, by name; none if there was nothing to gain.
+    Returns: how many convolutions our code now does. If there are none the model is as it was.
     """
-    if not any(_is_worth_it(node) for node in model.get_ops()):
-        return {}
+    multiple = convolutions.multiple
+    if not any(_is_worth_it(node, multiple) for node in model.get_ops()):
+        return 0
     _drop_broadcasts(model)
-    writer = _Writer(opset, kernels)
+    writer = _Writer(opset, convolutions)
     for node in model.get_ordered_ops():
         writer.visit(node)
-    model.add_parameters(writer.parameters)
     model.validate_nodes_and_infer_types()
-    return writer.inputs
+    return writer.count
 
 
 class _Writer:
     """`last` has, for tensors by name, what they are with channels last."""
 
-    def __init__(self, opset: Any, kernels: Kernels) -> None:
-        self.parameters: list[Any] = []
-        self.inputs: dict[str, np.ndarray] = {}
+    def __init__(self, opset: Any, convolutions: Convolutions) -> None:
+        self.count = 0
         self._opset = opset
-        self._kernels = kernels
+        self._convolutions = convolutions
         self._last: dict[tuple[str, int], Any] = {}
         self._first: dict[tuple[str, int], Any] = {}
 
     def visit(self, node: Any) -> None:
         """Write a node with channels last if that can be, otherwise give it its inputs as it knows them."""
         kind = node.get_type_name()
-        if kind in ("Constant", "Parameter"):
+        if kind in ("Constant", "Parameter") or (node.get_output_size() and _key(node.output(0)) in self._last):
             return
         found = None
         if kind != "Result" and len(_shape(node.output(0))) == 4:
@@ -95,7 +102,7 @@ class _Writer:
         """The node's output with channels last, or None."""
         inputs, (_, channels, height, width) = node.input_values(), node.get_output_shape(0)
         if kind == "Convolution":
-            if _is_worth_it(node):
+            if _is_worth_it(node, self._convolutions.multiple):
                 return self._convolution(node)
             return self._first_convolution(node) if _is_first(node) else None
         if kind == "Transpose":
@@ -206,38 +213,24 @@ class _Writer:
         return self._shaped(o.concat([wide, wide], 2), 1, 2 * height, 2 * width, channels)
 
     def _convolution(self, node: Any) -> Any:
-        """By `winograd`: tiles are a matrix's columns, a window's positions its rows."""
-        o, (_, out, height, width) = self._opset, node.get_output_shape(0)
-        x = self._with_channels_last(node.input_value(0))
-        _, rows, columns, channels = x.get_shape()
+        """By our code, with the bias and the ReLU that follow; what is between them and not wanted is None."""
+        _, out, height, width = node.get_output_shape(0)
+        bias, floor, last = np.zeros(out, np.float32), -np.inf, node
+        after = _only_one_after(last)
+        if after is not None and after.get_type_name() == "Add":
+            added = next((each for each in map(_constant, after.input_values()) if each is not None), None)
+            if added is not None and added.size == out and added.shape[-3:] == (out, 1, 1):
+                bias, last = np.ascontiguousarray(added, np.float32).ravel(), after
+                after = _only_one_after(last)
+        if after is not None and after.get_type_name() == "Relu":
+            floor, last = 0.0, after
         above, left = node.get_attributes()["pads_begin"]
-        down, across = -(-height // TILE), -(-width // TILE)
-        zeros = (0, TILE * (down + 1) - rows - above, TILE * (across + 1) - columns - left, 0)
-        x = o.pad(x, self._ints(0, above, left, 0), self._ints(*zeros), "constant", o.constant(np.float32(0)))
-        # (4, 4, tiles down and one, tiles across and one, channels): positions of the tiles.
-        tiles = self._shaped(x, down + 1, TILE, across + 1, TILE, channels)
-        tiles = o.transpose(tiles, self._ints(1, 3, 0, 2, 4))
-        # A window is a tile, and of its neighbours the first two rows and columns.
-        parts, order = [], []
-        halves = ((0, 0, TILE), (1, TILE, WINDOW))
-        for i, top, bottom in halves:
-            for j, start, end in halves:
-                begin, stop = (0, 0, i, j), (bottom - top, end - start, i + down, j + across)
-                part = o.slice(tiles, self._ints(*begin), self._ints(*stop), self._ints(1, 1, 1, 1))
-                parts.append(self._shaped(part, stop[0] * stop[1], down * across * channels))
-                order += [WINDOW * row + column for row in range(top, bottom) for column in range(start, end)]
-        ahead = o.constant(np.ascontiguousarray(winograd.INPUT[:, order]))
-        seen = o.matmul(ahead, o.concat(parts, 0), False, False)
-        seen = self._shaped(seen, WINDOW * WINDOW, down * across, channels)
-        kernel = self._kernel(_constant(node.input_value(1)))
-        made = self._shaped(o.matmul(seen, kernel, False, False), WINDOW * WINDOW, down * across * out)
-        made = o.matmul(o.constant(winograd.OUTPUT), made, False, False)
-        made = o.transpose(self._shaped(made, TILE, TILE, down, across, out), self._ints(2, 0, 3, 1, 4))
-        whole = self._shaped(made, 1, TILE * down, TILE * across, out)
-        if (TILE * down, TILE * across) == (height, width):
-            return whole
-        ends = self._ints(height, width)
-        return o.slice(whole, self._ints(0, 0), ends, self._ints(1, 1), self._ints(1, 2)).output(0)
+        layer = Layer(bias, floor, (above, left), (height, width, out))
+        picture, weights = node.input_values()
+        made = self._convolutions.node(self._with_channels_last(picture), _constant(weights), layer)
+        self.count += 1
+        self._last[_key(last.output(0))] = made
+        return made if last is node else None
 
     def _first_convolution(self, node: Any) -> Any:
         """As a product of matrices. OpenVINO convolves faster than that, but then copies each number for itself to have
@@ -256,14 +249,6 @@ class _Writer:
         kernel = np.ascontiguousarray(weights.transpose(2, 3, 1, 0).reshape(-1, out))
         planes = self._shaped(o.concat(seen, 1), len(kernel), height * width)
         return self._shaped(o.matmul(planes, o.constant(kernel), True, False), 1, height, width, out)
-
-    def _kernel(self, weights: np.ndarray) -> Any:
-        name = f"winograd/{len(self.parameters)}"
-        self.inputs[name] = self._kernels.of(weights)
-        parameter = self._opset.parameter(list(self.inputs[name].shape), np.float32, name=name)
-        parameter.output(0).set_names({name})
-        self.parameters.append(parameter)
-        return parameter
 
     def _with_channels_last(self, tensor: Any) -> Any:
         key, value = _key(tensor), _constant(tensor)
@@ -288,13 +273,19 @@ class _Writer:
         return self._opset.constant(np.array(values, np.int64))
 
 
-def _is_worth_it(node: Any) -> bool:
+def _is_worth_it(node: Any, multiple: int) -> bool:
     """Whether a node is a convolution that Winograd's algorithm is for, and large enough to gain."""
     weights = _plain_kernel(node)
-    if weights is None or min(weights.shape[:2]) < _CHANNELS:
+    if weights is None or min(weights.shape[:2]) < _CHANNELS or any(each % multiple for each in weights.shape[:2]):
         return False
     _, _, height, width = _shape(node.output(0))
     return -(-height // TILE) * -(-width // TILE) >= _TILES
+
+
+def _only_one_after(node: Any) -> Any:
+    """The one node that takes what a node makes, None if there are several."""
+    after = {each.get_node().get_friendly_name(): each.get_node() for each in node.output(0).get_target_inputs()}
+    return next(iter(after.values())) if len(after) == 1 else None
 
 
 def _is_first(node: Any) -> bool:

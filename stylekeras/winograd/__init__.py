@@ -9,8 +9,11 @@ products. In one dimension, for a window d and a kernel g,
 
 Where we differ: the points that polynomials are evaluated at are 0, 2/3, -2/3, 3/2, -3/2 and infinity instead of 0, 1,
 -1, 2, -2 and infinity. Rounding errors are less than half as large (after Barabasz et al., "Error Analysis and
-Improving the Accuracy of Winograd Convolution for Deep Neural Networks", 2020), and matrices without zeros cost the
-same here, where transforms are matrix products.
+Improving the Accuracy of Winograd Convolution for Deep Neural Networks", 2020), and where numbers are multiplied and
+added in one instruction it takes as many of them.
+
+Here are the numbers; `machine_code` is a convolution by them for the processor that it runs on, and `convolution` gives
+that its memory and threads.
 """
 
 from __future__ import annotations
@@ -34,19 +37,17 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         b[i, :-1] = np.poly(others)[::-1]
     a[-1, -1] = g[-1, -1] = 1.0
     b[-1] = np.poly(points)[::-1]
-    return a, g, b
+    # Of opposite points the odd powers cancel out, but for rounding.
+    return a, g, np.where(np.abs(b) < 1e-12, 0.0, b)
 
 
-_A, _G, _B = _matrices()
-# In two dimensions, over row-major windows: (36, 36), (36, 9) and (16, 36).
-INPUT = np.kron(_B, _B).astype(np.float32)
-KERNEL = np.kron(_G, _G).astype(np.float32)
-OUTPUT = np.kron(_A, _A).astype(np.float32)
+OUTPUT, KERNEL, INPUT = _matrices()
 
 
 def kernels(weights: np.ndarray) -> np.ndarray:
     """A convolution's kernels, ready to be multiplied with: (out, in, 3, 3) to (36, in, out), float32."""
     out, channels = weights.shape[:2]
     rows = weights.transpose(2, 3, 1, 0).reshape(9, channels * out)
-    transformed: np.ndarray = (KERNEL @ rows).reshape(WINDOW * WINDOW, channels, out)
+    both = np.kron(KERNEL, KERNEL).astype(np.float32)
+    transformed: np.ndarray = (both @ rows).reshape(WINDOW * WINDOW, channels, out)
     return transformed

@@ -12,12 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 from openvino import opset13, passes
 
 import stylekeras as sk
-from stylekeras import engines, winograd
+from stylekeras import engines
 from stylekeras.engines import openvino as engine
 from stylekeras.graphs import channels_last, gradient
-from stylekeras.winograd import machine_code
-from stylekeras.winograd.convolution import Convolver
-from stylekeras.winograd.machine_code import Shape
+from stylekeras.native import convolution_code, winograd
+from stylekeras.native.convolution import Convolver
+from stylekeras.native.threads import Threads
+from stylekeras.native.writer import Shape
 
 
 def _direct(image, weights, pads=(1, 1, 1, 1)):
@@ -62,8 +63,8 @@ SHAPES = {
 
 def _convolver(threads=2, shape=None, monkeypatch=None):
     if monkeypatch is not None:
-        monkeypatch.setattr(machine_code, "compiled", functools.partial(machine_code.compiled, shape))
-    return Convolver(threads)
+        monkeypatch.setattr(convolution_code, "compiled", functools.partial(convolution_code.compiled, shape))
+    return Convolver(Threads(threads))
 
 
 def _convolved(convolver, picture, weights, *, bias=None, pads=(1, 1, 1, 1), **given):
@@ -188,7 +189,7 @@ def _run(model, image, *, rewritten):
         manager = passes.Manager()
         manager.register_pass(passes.ConstantFolding())
         manager.run_passes(graph)
-        count = channels_last.rewrite(graph, opset13, engine._Convolutions(2))
+        count = channels_last.rewrite(graph, opset13, engine._Native(2))
     found = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})({"image": image})
     return {name: np.array(value) for output, value in found.items() for name in output.names}, count
 

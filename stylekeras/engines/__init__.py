@@ -56,7 +56,7 @@ _NEEDS = {
     "jax": ("jax", "keras"),
     "torch": ("torch",),
     "onnxruntime": ("onnxruntime", "onnx"),
-    "openvino": ("openvino", "onnx", "llvmlite"),
+    "openvino": ("openvino", "onnx", "llvmlite", "threadpoolctl"),
 }
 INSTALL = {
     "tensorflow": "pip install tensorflow keras",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import openvino
 from openvino import opset13, passes
 
+from stylekeras import style_losses
 from stylekeras.engines import (
     cannot_run,
     cores,
@@ -18,16 +21,17 @@ from stylekeras.engines import (
     precision_of,
 )
 from stylekeras.errors import RunError
-from stylekeras.graphs import channels_last
+from stylekeras.graphs import APART, RESULT, channels_last
 from stylekeras.graphs.channels_last import Layer
 from stylekeras.graphs.engine import GraphEngine, Run
 from stylekeras.layout import Footprint
-
-if TYPE_CHECKING:
-    from stylekeras.winograd.convolution import Convolver
+from stylekeras.native.convolution import Convolver
+from stylekeras.native.threads import Threads
 
 # Compiled models that are kept: one for each size, those used last.
 _SIZES = 4
+# Of more cores, products of matrices are faster than what only two or three of them take part in.
+_FEW_CORES = 4
 # Of what is fixed, 0.4 GB are scales that are done: their models stay compiled, with weights of their own. Winograd's
 # kernels are four times as large as the weights. Tiles keep nothing for their second look: what is handed over has its
 # channels first, and to change that twice took longer than to look again.
@@ -56,7 +60,7 @@ class Engine(GraphEngine):
         self.footprint = _FOOTPRINTS.get(self.precision, _FOOTPRINTS["float32"])
         self.devices = len(devices_of(self.name, devices, "device", [None]))
         self.device = f"CPU ({cores()} cores)"
-        self._convolutions = _Convolutions(cores()) if self.precision == "winograd" else None
+        self._native = _Native(cores())
 
     def prepare(self, graph: bytes, *, often: bool) -> Run:
         """Make a graph ready to run, compiled for each size if it does so `often`."""
@@ -70,58 +74,129 @@ class Engine(GraphEngine):
         """A model ready to run, for these sizes or, if there are none, for any."""
         if shapes:
             model.reshape(dict(shapes))
-            if self._convolutions:
-                model = model.clone()
+            model = model.clone()
+            if self.precision == "winograd":
                 folding = passes.Manager()
                 folding.register_pass(passes.ConstantFolding())
                 folding.run_passes(model)
-                channels_last.rewrite(model, opset13, self._convolutions)
+                channels_last.rewrite(model, opset13, self._native)
+            if cores() <= _FEW_CORES:
+                self._native.take_apart(model)
         # Float32 for what the graph has in float32: bfloat16 is written in it, for the network alone.
         options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         return self._core.compile_model(model, "CPU", options)
 
     def rest(self) -> None:
         """Let go of memory that only steps need."""
-        if self._convolutions:
-            self._convolutions.convolve.rest()
+        self._native.rest()
 
 
-class _Convolutions:
-    """Nodes of our own code."""
+class _Native:
+    """Nodes of our own code (stylekeras/native), which is compiled when the first of them is made."""
 
     def __init__(self, threads: int) -> None:
-        # Its compiler takes a moment to load, which is not wanted for other precisions.
-        from stylekeras.winograd.convolution import Convolver
+        self._threads = Threads(threads)
 
-        self.convolve = Convolver(threads)
+    @functools.cached_property
+    def convolve(self) -> Convolver:
+        """Convolutions."""
+        return Convolver(self._threads)
+
+    def rest(self) -> None:
+        """Let go of memory that is not in use."""
+        if "convolve" in self.__dict__:
+            self.convolve.rest()
 
     @property
     def multiple(self) -> int:
         """What channels in and out have to be multiples of."""
         return self.convolve.multiple
 
-    def node(self, picture: openvino.Output, weights: np.ndarray, layer: Layer) -> openvino.Output:
+    def convolution(self, picture: openvino.Output, weights: np.ndarray, layer: Layer) -> openvino.Output:
         """See `channels_last.Convolutions`."""
-        return _Convolution([picture], self.convolve, self.convolve.kernels(weights), layer).output(0)
+        kernels = self.convolve.kernels(weights)
+
+        def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
+            bias, floor, pads, _ = layer
+            self.convolve(given[0][0], kernels, results[0][0], bias=bias, floor=floor, pads=pads)
+
+        return _Node([picture], [[1, *layer.size]], run).output(0)
+
+    def take_apart(self, model: openvino.Model) -> None:
+        """Do with NumPy what is marked by `ops.apart`, all parts that do not need each other at the same time."""
+        nodes = model.get_ordered_ops()
+        named = {name: output for node in nodes for output in node.outputs() for name in output.get_names()}
+        parts: list[_Part] = []
+        for name, result in named.items():
+            found = re.fullmatch(rf"{APART}(\w+)\.(\w+?)(_\d+)?/{RESULT}", name)
+            if found and result.get_partial_shape().is_static:
+                base = name.removesuffix(RESULT)
+                given = [named[f"{base}{i}"] for i in range(sum(each.startswith(base) for each in named) - 1)]
+                parts.append(_Part(style_losses.load(found[1]).ALONE[found[2]], given, result))
+        while parts:
+            # Nodes are in an order in which they can run: the first needs none of the others.
+            ends = {part.result.get_node().get_friendly_name() for part in parts}
+            free = [part for part in parts if not ends & _before(part.given)]
+            parts = [part for part in parts if part not in free]
+            self._together(free)
+
+    def _together(self, parts: list[_Part]) -> None:
+        """One node for all of them."""
+        ends = np.cumsum([0, *(len(part.given) for part in parts)])
+        # Large ones first.
+        order = sorted(range(len(parts)), key=lambda i: -np.prod(parts[i].result.get_shape()))
+
+        def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
+            def one(i: int) -> None:
+                results[i][:] = parts[i].function(*given[ends[i] : ends[i + 1]])
+
+            with self._threads.alone():
+                self._threads.share(one, order)
+
+        inputs = [each for part in parts for each in part.given]
+        node = _Node(inputs, [list(part.result.get_shape()) for part in parts], run)
+        for part, output in zip(parts, node.outputs(), strict=True):
+            part.result.replace(output)
 
 
-class _Convolution(openvino.Op):  # type: ignore[misc]
-    """A convolution, its bias and perhaps its ReLU: (1, h, w, c) to (1, h', w', c')."""
+class _Part(NamedTuple):
+    """A part of a graph, and what does it on arrays."""
 
-    def __init__(self, inputs: list[openvino.Output], convolve: Convolver, kernels: np.ndarray, layer: Layer) -> None:
-        self._convolve = convolve
-        self._kernels = kernels
-        self._layer = layer
+    function: Callable[..., np.ndarray]
+    given: list[openvino.Output]
+    result: openvino.Output
+
+
+def _before(outputs: list[openvino.Output]) -> set[str]:
+    """The names of all nodes that they come from."""
+    seen: set[str] = set()
+    waiting = [each.get_node() for each in outputs]
+    while waiting:
+        node = waiting.pop()
+        if node.get_friendly_name() not in seen:
+            seen.add(node.get_friendly_name())
+            waiting += [each.get_node() for each in node.input_values()]
+    return seen
+
+
+class _Node(openvino.Op):  # type: ignore[misc]
+    """An operator of our own: `run(results, inputs)`, arrays in float32."""
+
+    def __init__(self, inputs: list[openvino.Output], shapes: list[list[int]], run: Callable[..., None]) -> None:
+        self._shapes = shapes
+        self._run = run
         # Asks for what it makes.
         super().__init__(self, inputs)
 
     def validate_and_infer_types(self) -> None:
-        """What it makes."""
-        self.set_output_type(0, openvino.Type.f32, openvino.PartialShape([1, *self._layer.size]))
-
-    def clone_with_new_inputs(self, new_inputs: list[openvino.Output]) -> _Convolution:
         """As every operator."""
-        return _Convolution(new_inputs, self._convolve, self._kernels, self._layer)
+        self.set_output_size(len(self._shapes))
+        for i, shape in enumerate(self._shapes):
+            self.set_output_type(i, openvino.Type.f32, openvino.PartialShape(shape))
+
+    def clone_with_new_inputs(self, new_inputs: list[openvino.Output]) -> _Node:
+        """As every operator."""
+        return _Node(new_inputs, self._shapes, self._run)
 
     def has_evaluate(self) -> bool:
         """As every operator."""
@@ -129,8 +204,7 @@ class _Convolution(openvino.Op):  # type: ignore[misc]
 
     def evaluate(self, outputs: list[openvino.Tensor], inputs: list[openvino.Tensor]) -> bool:
         """As every operator."""
-        layer, picture, result = self._layer, inputs[0].data[0], outputs[0].data[0]
-        self._convolve(picture, self._kernels, result, bias=layer.bias, floor=layer.floor, pads=layer.pads)
+        self._run([each.data for each in outputs], [each.data for each in inputs])
         return True
 
 

@@ -1,7 +1,7 @@
 """OpenVINO's graph of a network with channels last, and its 3x3 convolutions by Winograd's algorithm.
 
 OpenVINO convolves directly. In float32, where processors have no matrix units, a quarter of the multiplications
-(stylekeras/winograd) is worth more than its own layouts, and our code wants channels last, as statistics do. So every
+(stylekeras/native) is worth more than its own layouts, and our code wants channels last, as statistics do. So every
 tensor of the network that comes after such a convolution or before it is computed with channels last, and what has no
 form for that gets it transposed.
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from stylekeras.winograd import TILE
+from stylekeras.native.winograd import TILE
 
 # (1, c, h, w) to (1, h, w, c) and back; where an axis of the one is in the other.
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -45,14 +45,14 @@ class Layer(NamedTuple):
 
 
 class Convolutions(Protocol):
-    """What makes nodes of `stylekeras.winograd.convolution`."""
+    """What makes nodes of `stylekeras.native.convolution`."""
 
     @property
     def multiple(self) -> int:
         """What channels in and out have to be multiples of."""
         ...
 
-    def node(self, picture: Any, weights: np.ndarray, layer: Layer) -> Any:
+    def convolution(self, picture: Any, weights: np.ndarray, layer: Layer) -> Any:
         """The result (1, h', w', c') of a tensor (1, h, w, c), for weights (c', c, 3, 3)."""
         ...
 
@@ -227,7 +227,7 @@ class _Writer:
         above, left = node.get_attributes()["pads_begin"]
         layer = Layer(bias, floor, (above, left), (height, width, out))
         picture, weights = node.input_values()
-        made = self._convolutions.node(self._with_channels_last(picture), _constant(weights), layer)
+        made = self._convolutions.convolution(self._with_channels_last(picture), _constant(weights), layer)
         self.count += 1
         self._last[_key(last.output(0))] = made
         return made if last is node else None

@@ -6,7 +6,7 @@ values, and what it did with them is the graph. There is no second definition of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import EllipsisType
 from typing import Any, TypeAlias
 
@@ -16,6 +16,7 @@ import onnx
 from onnx import helper
 
 from stylekeras.errors import GraphError
+from stylekeras.graphs import APART, RESULT
 from stylekeras.graphs.builder import IR_VERSION, SAME_SIZES, STOP, Builder, Dim, known_shape
 
 _LAST = np.iinfo(np.int64).max
@@ -229,6 +230,19 @@ class Ops:
         """x, taken as a constant by `append_gradient`."""
         name = self.builder.op("Identity", x.name)
         self.builder.nodes[-1].doc_string = STOP
+        return self.tensor(name, x.shape, x.dtype)
+
+    def apart(self, function: Callable[..., Tensor], *given: Tensor) -> Tensor:
+        """What a function of a style loss, `function(ops, *tensors)`, makes of tensors, between nodes that are named so
+        that a runtime that has another way for it finds it (`APART`)."""
+        module = function.__module__.rpartition(".")[2]
+        base = self.builder.name(f"{APART}{module}.{function.__name__}")
+        found = function(self, *(self._marked(x, f"{base}/{i}") for i, x in enumerate(given)))
+        return self._marked(found, f"{base}/{RESULT}")
+
+    def _marked(self, x: Tensor, name: str) -> Tensor:
+        self.builder.taken.add(name)
+        self.builder.nodes.append(helper.make_node("Identity", [x.name], [name], name=name))
         return self.tensor(name, x.shape, x.dtype)
 
     def splice(self, model: onnx.ModelProto, inputs: Mapping[str, Tensor], *, prefix: str) -> dict[str, Tensor]:

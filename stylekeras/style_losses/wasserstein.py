@@ -16,11 +16,12 @@ that carries the picture's Gaussian to the style's, P S' P = T', is the geometri
 
     tr(S') + tr(T') - 2 tr((R S' R)^(1/2)) = tr(D S' D)          its derivative in S = D
 
-without the cancellation on the left, and P comes from matrix products alone (`_transport`), in float32, on any device.
+without the cancellation on the left, and P comes from matrix products alone (`transport`), in float32, on any device.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,8 @@ def compare(ops: Any, sums: Arrays, count: Any, target: Arrays) -> Any:
     covariance = covariance + ops.maximum(target["widen"], rounding) * unit
     basis, frozen = target["basis"], ops.stop_gradient(covariance)
     widened = ops.matmul(ops.transpose(basis), ops.matmul(frozen, basis))
-    rest = unit - _transport(ops, widened, target["values"])
+    apart = getattr(ops, "apart", partial(_at_once, ops))
+    rest = unit - apart(transport, widened, target["values"])
     spread = ops.sum(ops.matmul(rest, widened) * rest)
     gradient = ops.matmul(basis, ops.matmul(rest, ops.transpose(basis)))
     shift = ops.sum(ops.square(mean - target["mean"]))
@@ -130,7 +132,7 @@ def _coefficients() -> list[tuple[float, float, float]]:
 _STEPS = _coefficients()
 
 
-def _transport(ops: Any, covariance: Any, values: Any) -> Any:
+def transport(ops: Any, covariance: Any, values: Any) -> Any:
     """P with P S P = T, for S = `covariance` and T = diag(`values`).
 
     Newton-Schulz iteration on a pair that starts at T and S and ends at P and its inverse, with polynomials of degree
@@ -156,6 +158,26 @@ def _transport(ops: Any, covariance: Any, values: Any) -> Any:
             back = ops.matmul(back, step)
             product = ops.matmul(forth, back)
     return 0.5 * (forth + ops.transpose(forth)) * ops.sqrt(sizes[0] / sizes[1] / bound)
+
+
+def _at_once(ops: Any, function: Any, *given: Any) -> Any:
+    return function(ops, *given)
+
+
+def _exact_transport(covariance: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """`transport` by eigenvectors: P = R (R S R)^(-1/2) R. What is not finite has none."""
+    roots = np.sqrt(np.asarray(values, np.float64))
+    middle = roots[:, None] * covariance * roots
+    if not np.isfinite(middle).all():
+        return np.full(middle.shape, np.nan)
+    found, vectors = np.linalg.eigh(middle)
+    # Rounding of the covariance may leave less than nothing: as little as float32 tells from it.
+    least = np.finfo(np.float32).eps ** 2 * found[-1]
+    inverse = (vectors / np.sqrt(np.maximum(found, least))) @ vectors.T
+    return np.asarray(roots[:, None] * inverse * roots)
+
+
+ALONE = {"transport": _exact_transport}
 
 
 def _plus_product(ops: Any, matrix: Any, times: float, left: Any, right: Any) -> Any:

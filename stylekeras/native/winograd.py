@@ -11,9 +11,6 @@ Where we differ: the points that polynomials are evaluated at are 0, 2/3, -2/3, 
 -1, 2, -2 and infinity. Rounding errors are less than half as large (after Barabasz et al., "Error Analysis and
 Improving the Accuracy of Winograd Convolution for Deep Neural Networks", 2020), and where numbers are multiplied and
 added in one instruction it takes as many of them.
-
-Here are the numbers; `machine_code` is a convolution by them for the processor that it runs on, and `convolution` gives
-that its memory and threads.
 """
 
 from __future__ import annotations

@@ -1,0 +1,100 @@
+"""Convolutions by Winograd's algorithm on NumPy arrays: kernels and memory for `convolution_code`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from stylekeras.native import convolution_code, winograd
+from stylekeras.native.convolution_code import APART
+from stylekeras.native.threads import Threads, aligned
+from stylekeras.native.winograd import TILE, WINDOW
+
+# Tiles at a time, a multiple of all that go through registers together: more of them no longer stay in the cache.
+_BLOCK = 48
+
+
+class Convolver:
+    """Convolves with kernels of 3x3; from several threads at once if wanted."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._code = convolution_code.compiled()
+        self._threads = threads
+        self._kernels: dict[tuple[tuple[int, ...], bytes], np.ndarray] = {}
+        # What a thread needs while it computes, of those that do not.
+        self._unused: list[np.ndarray] = []
+
+    @property
+    def multiple(self) -> int:
+        """What channels in and out have to be multiples of."""
+        return self._code.shape.panel
+
+    def kernels(self, weights: np.ndarray) -> np.ndarray:
+        """`winograd.kernels` as the code wants them, once for all layers that have the same weights (out, in, 3, 3)."""
+        key = (weights.shape, hashlib.blake2b(np.ascontiguousarray(weights).data, digest_size=16).digest())
+        if key not in self._kernels:
+            out, channels, panel = *weights.shape[:2], self.multiple
+            found = winograd.kernels(weights).reshape(-1, channels, out // panel, panel).transpose(0, 2, 1, 3)
+            self._kernels[key] = aligned(found.size)
+            self._kernels[key].reshape(found.shape)[:] = found
+        return self._kernels[key]
+
+    def __call__(
+        self,
+        picture: np.ndarray,
+        kernels: np.ndarray,
+        result: np.ndarray,
+        *,
+        bias: np.ndarray,
+        floor: float = -np.inf,
+        pads: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Convolve into `result`.
+
+        Args: picture (h, w, c) and result (h', w', c'), float32 and contiguous, c and c' multiples of `multiple`;
+            kernels: of `kernels`; bias: (c',) float32, added; floor: the least that results are; pads: rows of zeros
+            above the picture and columns at its left. Below and at the right of it as many are taken as are needed.
+        """
+        (height, width, channels), (down, across, out) = picture.shape, result.shape
+        columns, panel, rows = -(-across // TILE), self.multiple, self._code.shape.rows
+        tiles = columns * -(-down // TILE)
+        # As even as can be, and where there are few tiles channels are shared out among the threads too.
+        blocks, threads = -(-tiles // _BLOCK), self._threads.count
+        blocks = threads * -(-blocks // threads) if blocks >= threads else blocks
+        block = rows * -(-tiles // (rows * blocks))
+        some = panel * -(-out // (panel * min(-(-threads // blocks), out // panel)))
+        fixed = (height, width, channels, down, across, out, *pads, columns)
+        # Windows, products and scratch, one after the other.
+        ends = np.cumsum([WINDOW * WINDOW * (block * each + APART) for each in (channels, some)])
+        size = int(ends[-1]) + WINDOW * WINDOW * max(channels, out)
+
+        def run(task: tuple[int, int]) -> None:
+            first, start = task
+            last = min(first + block, tiles)
+            places = np.array((*fixed, first, last, block, min(some, out - start)), np.int64)
+            with self._memory(size) as memory:
+                given = (picture, kernels[start * channels :], bias[start:])
+                free = (memory, memory[ends[0] :], memory[ends[1] :], places)
+                to = result.ctypes.data + start * result.itemsize
+                self._code.run(*(_at(each) for each in given), floor, to, *(_at(each) for each in free))
+
+        self._threads.share(run, ((first, start) for start in range(0, out, some) for first in range(0, tiles, block)))
+
+    def rest(self) -> None:
+        """Let go of memory that is not in use."""
+        self._unused.clear()
+
+    @contextmanager
+    def _memory(self, size: int) -> Iterator[np.ndarray]:
+        found = self._unused.pop() if self._unused else aligned(0)
+        if found.size < size:
+            found = aligned(size)
+        yield found[:size]
+        self._unused.append(found)
+
+
+def _at(array: np.ndarray) -> int:
+    return int(array.ctypes.data)

@@ -1,0 +1,160 @@
+"""Writes machine code for this processor and compiles it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+
+FLOAT, INT, POINTER = ir.FloatType(), ir.IntType(64), ir.PointerType()
+_INDEX = ir.IntType(32)
+
+
+class Shape(NamedTuple):
+    """Numbers to a vector, and the matrix of sums that products of matrices keep in registers, `rows` by `panel`."""
+
+    width: int
+    rows: int
+    panel: int
+
+
+_AVX512, _AVX, _NEON, _OTHER = Shape(16, 12, 32), Shape(8, 6, 16), Shape(4, 6, 16), Shape(4, 4, 8)
+
+
+def shape() -> Shape:
+    """By the vectors and registers that this processor has."""
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f"):
+        return _AVX512
+    if features.get("avx"):
+        return _AVX
+    return _NEON if platform.machine().lower() in ("arm64", "aarch64") else _OTHER
+
+
+def compiled(module: ir.Module, name: str, *kinds: Any) -> Callable[..., None]:
+    """A function of a module, ready to be called with arguments of those C types; it returns nothing."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
+    )
+    read = llvm.parse_assembly(str(module))
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    builder.getModulePassManager().run(read, builder)
+    engine = llvm.create_mcjit_compiler(read, machine)
+    engine.finalize_object()
+    function: Any = ctypes.CFUNCTYPE(None, *kinds)(engine.get_function_address(name))
+    # The code lives as long as what compiled it.
+    function.engine = engine
+    return function  # type: ignore[no-any-return]
+
+
+class Function:
+    """A function that is being written; its parameters by name in `given`."""
+
+    def __init__(self, module: ir.Module, shape: Shape, name: str, given: Mapping[str, Any]) -> None:
+        self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), list(given.values())), name)
+        self.given = dict(zip(given, self.function.args, strict=True))
+        for each in self.function.args:
+            if each.type == POINTER:
+                each.add_attribute("noalias")
+        self.width = shape.width
+        self.vector = ir.VectorType(FLOAT, shape.width)
+        self._entry = ir.IRBuilder(self.function.append_basic_block())
+        body = self.function.append_basic_block()
+        self._entry.branch(body)
+        self.write = ir.IRBuilder(body)
+
+    def variable(self, kind: Any) -> Any:
+        """A place on the stack; what fits is kept in registers."""
+        self._entry.position_at_start(self._entry.block)
+        return self._entry.alloca(kind)
+
+    @contextmanager
+    def loop(self, stop: Any, step: int = 1) -> Iterator[Any]:
+        """From 0 on, while less than `stop`."""
+        write, place = self.write, self.variable(INT)
+        check, body, after = (self.function.append_basic_block() for _ in range(3))
+        write.store(INT(0), place)
+        write.branch(check)
+        write.position_at_end(check)
+        index = write.load(place, typ=INT)
+        write.cbranch(write.icmp_signed("<", index, stop), body, after)
+        write.position_at_end(body)
+        yield index
+        write.store(write.add(index, INT(step)), place)
+        write.branch(check)
+        write.position_at_end(after)
+
+    def total(self, *numbers: Any) -> Any:
+        """The sum of integers."""
+        return functools.reduce(self.write.add, (_int(each) for each in numbers))
+
+    def times(self, *numbers: Any) -> Any:
+        """The product of integers."""
+        return functools.reduce(self.write.mul, (_int(each) for each in numbers))
+
+    def all(self, *conditions: tuple[Any, str, Any]) -> Any:
+        """Whether all comparisons of integers hold."""
+        found = (self.write.icmp_signed(how, one, _int(other)) for one, how, other in conditions)
+        return functools.reduce(self.write.and_, found)
+
+    def at(self, address: Any, index: Any) -> Any:
+        """The address of a number further on."""
+        return self.write.gep(address, [index], source_etype=FLOAT)
+
+    def load(self, address: Any, index: Any, kind: Any = None) -> Any:
+        """A vector; or a number, if that is its kind."""
+        return self.write.load(self.at(address, index), align=4, typ=kind or self.vector)
+
+    def store(self, vector: Any, address: Any, index: Any) -> None:
+        """Into memory, from there on."""
+        self.write.store(vector, self.at(address, index), align=4)
+
+    def copy(self, source: Any, target: Any, count: Any) -> None:
+        """So many numbers; zeros if there is no source."""
+        with self.loop(count, self.width) as i:
+            self.store(self.constant(0) if source is None else self.load(source, i), target, i)
+
+    def constant(self, number: float) -> Any:
+        """A vector of that number."""
+        return ir.Constant(self.vector, [float(np.float32(number))] * self.width)
+
+    def spread(self, number: Any) -> Any:
+        """A vector of a number that is known when the code runs."""
+        nothing = ir.Constant(self.vector, ir.Undefined)
+        first = self.write.insert_element(nothing, number, _INDEX(0))
+        zeros = ir.Constant(ir.VectorType(_INDEX, self.width), [0] * self.width)
+        return self.write.shuffle_vector(first, nothing, zeros)
+
+    def plus_product(self, vector: Any, one: Any, other: Any) -> Any:
+        """`vector` + `one` `other`: in one instruction where there is one."""
+        module, name = self.function.module, f"llvm.fmuladd.v{self.width}f32"
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        known = module.globals.get(name) or ir.Function(module, kind, name)
+        return self.write.call(known, [one, other, vector])
+
+    def weighted(self, weights: Iterable[float], vectors: Sequence[Any]) -> Any:
+        """The sum of vectors times known numbers, those of 1 first and those of 0 left out."""
+        found: Any = None
+        for weight, vector in sorted(zip(weights, vectors, strict=True), key=lambda pair: pair[0] != 1):
+            if weight == 0:
+                continue
+            if found is None:
+                found = vector if weight == 1 else self.write.fmul(self.constant(weight), vector)
+            elif weight == 1:
+                found = self.write.fadd(found, vector)
+            else:
+                found = self.plus_product(found, self.constant(weight), vector)
+        return found
+
+
+def _int(number: Any) -> Any:
+    return INT(number) if isinstance(number, int) else number

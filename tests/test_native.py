@@ -1,0 +1,158 @@
+"""Code of our own within OpenVINO's graphs: threads, and parts of an objective that NumPy does."""
+
+import threading
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import threadpoolctl
+
+import stylekeras as sk
+from stylekeras import machines
+from stylekeras.engines import openvino as engine
+from stylekeras.graphs.builder import Builder
+from stylekeras.graphs.trace import Ops
+from stylekeras.native.threads import Threads, aligned
+from stylekeras.style_losses import wasserstein
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_every_task_is_done_once(count):
+    done = []
+    Threads(count).share(done.append, range(100))
+    assert sorted(done) == list(range(100))
+
+
+def test_tasks_are_shared_out():
+    meeting = threading.Barrier(3, timeout=20)
+    Threads(3).share(lambda _: meeting.wait(), range(3))
+
+
+@pytest.mark.parametrize("failing", [0, 7])
+def test_what_goes_wrong_in_a_task_is_raised(failing):
+    def work(task):
+        if task == failing:
+            raise MemoryError(str(task))
+
+    threads = Threads(2)
+    with pytest.raises(MemoryError, match=str(failing)):
+        threads.share(work, range(8))
+    threads.share(work, range(8, 10))  # it is still good
+
+
+def test_alone_numpy_takes_one_thread_and_its_own_number_again():
+    def blas():
+        return [each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"]
+
+    before = blas()
+    assert before
+    with Threads(2).alone():
+        assert set(blas()) == {1}
+    assert blas() == before
+
+
+def test_memory_begins_at_a_line_of_the_cache():
+    for size in (1, 17, 4096):
+        assert aligned(size).size == size
+        assert aligned(size).ctypes.data % 64 == 0
+        assert not aligned(size).any()
+
+
+# --- parts of graphs ------------------------------------------------------------------------------------------------
+
+
+def _problem(rng, size):
+    """A covariance of fewer pixels than channels, widened, and the values of another."""
+    features = rng.standard_normal((size // 2, size)) * np.exp(rng.standard_normal(size))
+    covariance = features.T @ features / len(features) + 1e-3 * np.eye(size)
+    values = np.sort(np.exp(2 * rng.standard_normal(size)))
+    return covariance.astype(np.float32), values.astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [1, 3, 64, 256])
+def test_eigenvectors_give_the_transport(rng, size):
+    covariance, values = _problem(rng, size + 1)
+    found = wasserstein.ALONE["transport"](covariance, values)
+    np.testing.assert_allclose(found @ covariance @ found, np.diag(values), atol=1e-9 * values.max())
+    np.testing.assert_allclose(found, found.T, atol=1e-10 * np.abs(found).max())
+    assert np.linalg.eigvalsh(found)[0] > 0
+    in_float32 = wasserstein.transport(np, covariance, values)
+    assert np.linalg.norm(in_float32 - found) < 5e-4 * np.linalg.norm(found)
+
+
+def test_what_is_not_finite_has_no_transport(rng):
+    covariance, values = _problem(rng, 8)
+    covariance[2, 3] = np.inf
+    assert np.isnan(wasserstein.ALONE["transport"](covariance, values)).all()
+
+
+def test_rounding_that_leaves_less_than_nothing_gives_a_number(rng):
+    covariance, values = _problem(rng, 8)
+    covariance -= 2e-3 * np.eye(8, dtype=np.float32)
+    assert np.isfinite(wasserstein.ALONE["transport"](covariance, values)).all()
+
+
+def _graph(form):
+    """Transports: `form` has for each what its covariance is, an input's number or "x" for the last one's result."""
+    ops, given, found = Ops(Builder()), {}, []
+    given["values"] = ops.input("values", (96,))
+    for source in form:
+        name = f"c{source}"
+        covariance = found[-1] if source == "x" else given.setdefault(name, ops.input(name, (96, 96)))
+        found.append(ops.apart(wasserstein.transport, covariance, given["values"]))
+    return ops.model("parts", given, {f"y{i}": 2.0 * each for i, each in enumerate(found)})
+
+
+@pytest.mark.parametrize(
+    ("form", "nodes"),
+    [([0], 1), ([0, 1, 2], 1), ([0, "x"], 2), ([0, "x", 1, "x", "x"], 3)],
+    ids=["one", "at once", "in turn", "both"],
+)
+def test_parts_that_do_not_need_each_other_are_done_at_once(rng, form, nodes):
+    model = _graph(form)
+    onnx.checker.check_model(model, full_check=True)
+    given = {f"c{i}": _problem(rng, 96)[0] for i in {source for source in form if source != "x"}}
+    given["values"] = _problem(rng, 96)[1]
+    core, found = openvino.Core(), []
+    for own in (False, True):
+        graph = core.read_model(model.SerializeToString())
+        if own:
+            engine._Native(2).take_apart(graph)
+            kinds = [node.get_type_name() for node in graph.get_ordered_ops()]
+            assert (kinds.count("_Node"), kinds.count("MatMul")) == (nodes, 0)
+        results = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(given)
+        found.append({name: np.array(value) for output, value in results.items() for name in output.names})
+    for i in range(len(form)):
+        wanted, ours = (each[f"y{i}"] for each in found)
+        assert np.linalg.norm(ours - wanted) < 1e-2 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("tile", ["none", 32])
+def test_the_objective_is_the_same_with_many_cores(rng, monkeypatch, tile):
+    """Where graphs do everything themselves. In tiles, the part is in a graph of its own."""
+    image, photo, painting = (np.clip(rng.random((64, 56, 3)) * 0.3 + tone, 0, 1) for tone in (0.2, 0.4, 0.6))
+    options = {"backbone": "vgg16", "weights": "random", "engine": "openvino", "precision": "float32"}
+    settings = sk.Settings(
+        content_layers="block2_conv2", style_layers="block1_conv1,block3_conv1", tile=tile, **options
+    )
+    taken = []
+    take_apart = engine._Native.take_apart
+    monkeypatch.setattr(engine._Native, "take_apart", lambda self, model: (taken.append(1), take_apart(self, model)))
+    found = []
+    for few in (8, 2):
+        monkeypatch.setattr(engine, "cores", lambda few=few: few)
+        machines._built.cache_clear()
+        found.append(sk.loss_and_gradient(image, photo, painting, settings))
+        assert bool(taken) == (few == 2)
+    many, few = found
+    assert few.loss == pytest.approx(many.loss, rel=2e-5)
+    assert 0 < np.linalg.norm(few.gradient - many.gradient) < 1e-3 * np.linalg.norm(many.gradient)
+
+
+def test_a_covariance_that_is_not_finite_leaves_the_graph_running():
+    """A trial like that is rejected by its loss."""
+    graph = openvino.Core().read_model(_graph([0]).SerializeToString())
+    engine._Native(2).take_apart(graph)
+    given = {"c0": np.full((96, 96), np.nan, np.float32), "values": np.ones(96, np.float32)}
+    assert np.isnan(openvino.Core().compile_model(graph, "CPU")(given)["y0"]).all()

@@ -232,13 +232,13 @@ class Ops:
         self.builder.nodes[-1].doc_string = STOP
         return self.tensor(name, x.shape, x.dtype)
 
-    def apart(self, function: Callable[..., Tensor], *given: Tensor) -> Tensor:
+    def apart(self, function: Callable[..., tuple[Tensor, ...]], *given: Tensor) -> tuple[Tensor, ...]:
         """What a function of a style loss, `function(ops, *tensors)`, makes of tensors, between nodes that are named so
         that a runtime that has another way for it finds it (`APART`)."""
         module = function.__module__.rpartition(".")[2]
         base = self.builder.name(f"{APART}{module}.{function.__name__}")
         found = function(self, *(self._marked(x, f"{base}/{i}") for i, x in enumerate(given)))
-        return self._marked(found, f"{base}/{RESULT}")
+        return tuple(self._marked(x, f"{base}/{RESULT}{i}") for i, x in enumerate(found))
 
     def _marked(self, x: Tensor, name: str) -> Tensor:
         self.builder.taken.add(name)

@@ -97,15 +97,46 @@ def compare(ops: Any, sums: Arrays, count: Any, target: Arrays) -> Any:
     unit = ops.eye(channels, dtype=mean.dtype)
     rounding = ROUNDING / channels * ops.sum(sums["gram"] / count * unit)
     covariance = covariance + ops.maximum(target["widen"], rounding) * unit
-    basis, frozen = target["basis"], ops.stop_gradient(covariance)
-    widened = ops.matmul(ops.transpose(basis), ops.matmul(frozen, basis))
+    frozen = ops.stop_gradient(covariance)
     apart = getattr(ops, "apart", partial(_at_once, ops))
-    rest = unit - apart(transport, widened, target["values"])
-    spread = ops.sum(ops.matmul(rest, widened) * rest)
-    gradient = ops.matmul(basis, ops.matmul(rest, ops.transpose(basis)))
+    spread, derivative = apart(distance, frozen, target["basis"], target["values"])
     shift = ops.sum(ops.square(mean - target["mean"]))
     # The spread comes from what is frozen; the last term has its gradient and is 0.
-    return (shift + spread + ops.sum(gradient * (covariance - frozen))) / channels
+    return (shift + spread + ops.sum(derivative * (covariance - frozen))) / channels
+
+
+def distance(ops: Any, covariance: Any, basis: Any, values: Any) -> tuple[Any, Any]:
+    """tr(D S' D) and D, its derivative in S', for S' = `covariance` (c, c) and T' of eigenvectors `basis` (c, c) and
+    eigenvalues `values` (c,)."""
+    widened = ops.matmul(ops.transpose(basis), ops.matmul(covariance, basis))
+    rest = ops.eye(covariance.shape[0], dtype=covariance.dtype) - transport(ops, widened, values)
+    spread = ops.sum(ops.matmul(rest, widened) * rest)
+    return spread, ops.matmul(basis, ops.matmul(rest, ops.transpose(basis)))
+
+
+def _exact_distance(covariance: np.ndarray, basis: np.ndarray, values: np.ndarray) -> tuple[Any, np.ndarray]:
+    """`distance` by eigenvectors. What is not finite has none.
+
+    With R = Q v^(1/2), v the `values` and Q the `basis`, P = R (R^T S R)^(-1/2) R^T. The eigenvectors are found in
+    float64, since the eigenvalues span the square of what those of S and T do.
+    """
+    root = basis * np.sqrt(values)
+    middle = root.T @ covariance @ root
+    if not np.isfinite(middle).all():
+        return np.nan, np.full(middle.shape, np.nan)
+    found, vectors = np.linalg.eigh(np.asarray(middle, np.float64))
+    # Rounding of the covariance may leave less than nothing: as little as float32 tells from it.
+    least = np.finfo(np.float32).eps ** 2 * found[-1]
+    half = root @ np.asarray(vectors / np.maximum(found, least) ** 0.25, root.dtype)
+    rest = np.eye(len(root), dtype=root.dtype) - half @ half.T
+    return np.sum((rest @ covariance) * rest), rest
+
+
+ALONE = {"distance": _exact_distance}
+
+
+def _at_once(ops: Any, function: Any, *given: Any) -> Any:
+    return function(ops, *given)
 
 
 def _coefficients() -> list[tuple[float, float, float]]:
@@ -158,26 +189,6 @@ def transport(ops: Any, covariance: Any, values: Any) -> Any:
             back = ops.matmul(back, step)
             product = ops.matmul(forth, back)
     return 0.5 * (forth + ops.transpose(forth)) * ops.sqrt(sizes[0] / sizes[1] / bound)
-
-
-def _at_once(ops: Any, function: Any, *given: Any) -> Any:
-    return function(ops, *given)
-
-
-def _exact_transport(covariance: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """`transport` by eigenvectors: P = R (R S R)^(-1/2) R. What is not finite has none."""
-    roots = np.sqrt(np.asarray(values, np.float64))
-    middle = roots[:, None] * covariance * roots
-    if not np.isfinite(middle).all():
-        return np.full(middle.shape, np.nan)
-    found, vectors = np.linalg.eigh(middle)
-    # Rounding of the covariance may leave less than nothing: as little as float32 tells from it.
-    least = np.finfo(np.float32).eps ** 2 * found[-1]
-    inverse = (vectors / np.sqrt(np.maximum(found, least))) @ vectors.T
-    return np.asarray(roots[:, None] * inverse * roots)
-
-
-ALONE = {"transport": _exact_transport}
 
 
 def _plus_product(ops: Any, matrix: Any, times: float, left: Any, right: Any) -> Any:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import re
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import numpy as np
 import openvino
 from openvino import opset13, passes
 
-from stylekeras import style_losses
 from stylekeras.engines import (
     cannot_run,
     cores,
@@ -20,13 +16,11 @@ from stylekeras.engines import (
     native_precision,
     precision_of,
 )
+from stylekeras.engines.openvino.native import Native
 from stylekeras.errors import RunError
-from stylekeras.graphs import APART, RESULT, channels_last
-from stylekeras.graphs.channels_last import Layer
+from stylekeras.graphs import channels_last
 from stylekeras.graphs.engine import GraphEngine, Run
 from stylekeras.layout import Footprint
-from stylekeras.native.convolution import Convolver
-from stylekeras.native.threads import Threads
 
 # Compiled models that are kept: one for each size, those used last.
 _SIZES = 4
@@ -60,7 +54,7 @@ class Engine(GraphEngine):
         self.footprint = _FOOTPRINTS.get(self.precision, _FOOTPRINTS["float32"])
         self.devices = len(devices_of(self.name, devices, "device", [None]))
         self.device = f"CPU ({cores()} cores)"
-        self._native = _Native(cores())
+        self._native = Native(cores())
 
     def prepare(self, graph: bytes, *, often: bool) -> Run:
         """Make a graph ready to run, compiled for each size if it does so `often`."""
@@ -89,123 +83,6 @@ class Engine(GraphEngine):
     def rest(self) -> None:
         """Let go of memory that only steps need."""
         self._native.rest()
-
-
-class _Native:
-    """Nodes of our own code (stylekeras/native), which is compiled when the first of them is made."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads = Threads(threads)
-
-    @functools.cached_property
-    def convolve(self) -> Convolver:
-        """Convolutions."""
-        return Convolver(self._threads)
-
-    def rest(self) -> None:
-        """Let go of memory that is not in use."""
-        if "convolve" in self.__dict__:
-            self.convolve.rest()
-
-    @property
-    def multiple(self) -> int:
-        """What channels in and out have to be multiples of."""
-        return self.convolve.multiple
-
-    def convolution(self, picture: openvino.Output, weights: np.ndarray, layer: Layer) -> openvino.Output:
-        """See `channels_last.Convolutions`."""
-        kernels = self.convolve.kernels(weights)
-
-        def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
-            bias, floor, pads, _ = layer
-            self.convolve(given[0][0], kernels, results[0][0], bias=bias, floor=floor, pads=pads)
-
-        return _Node([picture], [[1, *layer.size]], run).output(0)
-
-    def take_apart(self, model: openvino.Model) -> None:
-        """Do with NumPy what is marked by `ops.apart`, all parts that do not need each other at the same time."""
-        nodes = model.get_ordered_ops()
-        named = {name: output for node in nodes for output in node.outputs() for name in output.get_names()}
-        parts: list[_Part] = []
-        for name, result in named.items():
-            found = re.fullmatch(rf"{APART}(\w+)\.(\w+?)(_\d+)?/{RESULT}", name)
-            if found and result.get_partial_shape().is_static:
-                base = name.removesuffix(RESULT)
-                given = [named[f"{base}{i}"] for i in range(sum(each.startswith(base) for each in named) - 1)]
-                parts.append(_Part(style_losses.load(found[1]).ALONE[found[2]], given, result))
-        while parts:
-            # Nodes are in an order in which they can run: the first needs none of the others.
-            ends = {part.result.get_node().get_friendly_name() for part in parts}
-            free = [part for part in parts if not ends & _before(part.given)]
-            parts = [part for part in parts if part not in free]
-            self._together(free)
-
-    def _together(self, parts: list[_Part]) -> None:
-        """One node for all of them."""
-        ends = np.cumsum([0, *(len(part.given) for part in parts)])
-        # Large ones first.
-        order = sorted(range(len(parts)), key=lambda i: -np.prod(parts[i].result.get_shape()))
-
-        def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
-            def one(i: int) -> None:
-                results[i][:] = parts[i].function(*given[ends[i] : ends[i + 1]])
-
-            with self._threads.alone():
-                self._threads.share(one, order)
-
-        inputs = [each for part in parts for each in part.given]
-        node = _Node(inputs, [list(part.result.get_shape()) for part in parts], run)
-        for part, output in zip(parts, node.outputs(), strict=True):
-            part.result.replace(output)
-
-
-class _Part(NamedTuple):
-    """A part of a graph, and what does it on arrays."""
-
-    function: Callable[..., np.ndarray]
-    given: list[openvino.Output]
-    result: openvino.Output
-
-
-def _before(outputs: list[openvino.Output]) -> set[str]:
-    """The names of all nodes that they come from."""
-    seen: set[str] = set()
-    waiting = [each.get_node() for each in outputs]
-    while waiting:
-        node = waiting.pop()
-        if node.get_friendly_name() not in seen:
-            seen.add(node.get_friendly_name())
-            waiting += [each.get_node() for each in node.input_values()]
-    return seen
-
-
-class _Node(openvino.Op):  # type: ignore[misc]
-    """An operator of our own: `run(results, inputs)`, arrays in float32."""
-
-    def __init__(self, inputs: list[openvino.Output], shapes: list[list[int]], run: Callable[..., None]) -> None:
-        self._shapes = shapes
-        self._run = run
-        # Asks for what it makes.
-        super().__init__(self, inputs)
-
-    def validate_and_infer_types(self) -> None:
-        """As every operator."""
-        self.set_output_size(len(self._shapes))
-        for i, shape in enumerate(self._shapes):
-            self.set_output_type(i, openvino.Type.f32, openvino.PartialShape(shape))
-
-    def clone_with_new_inputs(self, new_inputs: list[openvino.Output]) -> _Node:
-        """As every operator."""
-        return _Node(new_inputs, self._shapes, self._run)
-
-    def has_evaluate(self) -> bool:
-        """As every operator."""
-        return True
-
-    def evaluate(self, outputs: list[openvino.Tensor], inputs: list[openvino.Tensor]) -> bool:
-        """As every operator."""
-        self._run([each.data for each in outputs], [each.data for each in inputs])
-        return True
 
 
 def _outputs(model: openvino.CompiledModel, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

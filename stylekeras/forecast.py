@@ -211,8 +211,9 @@ def _path(machine: machines.Machine, settings: Settings) -> Path | None:
         "layers": [sorted(settings.content_layers), sorted(settings.style_layers)],
         "processor": sorted(engines.processor_flags()),
     }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     try:
+        key["code"] = store.code("engines", "graphs", "native", "objective", "optimizers", "style_losses")
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return store.folder() / f"{digest}.speed"
     except OSError:
         return None

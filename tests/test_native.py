@@ -1,5 +1,7 @@
 """Code of our own within OpenVINO's graphs: threads, and parts of an objective that NumPy does."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -179,3 +181,56 @@ def test_a_covariance_that_is_not_finite_leaves_the_graph_running():
     given = {"c0": np.full((96, 96), np.nan, np.float32), "basis": np.eye(96, dtype=np.float32)}
     given["values"] = np.ones(96, np.float32)
     assert np.isnan(openvino.Core().compile_model(graph, "CPU")(given)["y0"]).all()
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (MemoryError("no room"), MemoryError, None),
+        (np.linalg.LinAlgError("does not converge"), sk.RunError, "OpenVINO: does not converge"),
+    ],
+)
+def test_what_goes_wrong_in_our_own_operator_is_told(rng, monkeypatch, error, raised, said):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setitem(wasserstein.ALONE, "distance", fail)
+    monkeypatch.setattr(engine, "cores", lambda: 2)
+    run = engine.Engine("float32").prepare(_graph([0]).SerializeToString(), often=True)
+    given = dict(zip(("c0", "basis", "values"), _narrow(*_problem(rng, 96)), strict=True))
+    with pytest.raises(raised, match=said):
+        run(given)
+    monkeypatch.undo()
+    monkeypatch.setattr(engine, "cores", lambda: 2)
+    run = engine.Engine("float32").prepare(_graph([0]).SerializeToString(), often=True)
+    assert np.isfinite(run(given)["y0"]).all()
+
+
+_INTERRUPTED = """
+import os, signal, threading
+import numpy as np
+import stylekeras as sk
+
+photo, painting = np.random.default_rng(0).random((2, 96, 96, 3))
+settings = sk.Settings(
+    backbone="vgg16", weights="random", engine="openvino", precision="winograd", size=96, min_size=None, steps=8
+)
+wanted = sk.stylize(photo, painting, settings)
+for number in range(12):
+    threading.Timer(0.02 + 0.037 * number, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        for _ in range(100):
+            sk.stylize(photo, painting, settings)
+    except KeyboardInterrupt:
+        print("interrupted")
+np.testing.assert_array_equal(sk.stylize(photo, painting, settings), wanted)
+"""
+
+
+def test_an_interrupt_in_the_middle_of_a_step_is_an_interrupt():
+    """Wherever it comes: Python raises it in the main thread, which our operators would be in."""
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["interrupted"] * 12

@@ -22,6 +22,8 @@ from stylekeras import files
 
 _logger = logging.getLogger("stylekeras")
 
+# The code that graphs come from.
+_SOURCES = ("objective", "losses", "trees", "weights", "graphs", "style_losses")
 _MAGIC = b"stylekeras graph 1\n"
 _DIGEST = hashlib.sha256().digest_size
 # What ONNX files may have, and what all of them together may take; the ones not used for longest go first.
@@ -69,20 +71,21 @@ def folder() -> Path:
 
 
 def _name(key: Mapping[str, Any]) -> str:
-    text = json.dumps({"key": key, "code": _code(), "onnx": importlib.metadata.version("onnx")}, sort_keys=True)
+    text = json.dumps({"key": key, "code": code(*_SOURCES), "onnx": importlib.metadata.version("onnx")}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @functools.cache
-def _code() -> str:
-    """A hash of the code that graphs come from."""
-    package = Path(__file__).parent.parent
-    parts = [package / f"{name}.py" for name in ("objective", "losses", "trees", "weights")]
-    for name in ("graphs", "style_losses"):
-        parts += sorted((package / name).glob("*.py"))
-    digest = hashlib.sha256()
-    for path in parts:
-        digest.update(path.name.encode() + path.read_bytes())
+def code(*names: str) -> str:
+    """A hash of modules and folders of this package.
+
+    Raises: OSError where they are not files, as in a frozen program.
+    """
+    package, digest = Path(__file__).parent.parent, hashlib.sha256()
+    for name in names:
+        path = package / name
+        for part in sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]:
+            digest.update(part.name.encode() + part.read_bytes())
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,7 +50,12 @@ class Threads:
                 work(task)
 
         others = [self._pool.submit(next_ones) for _ in range(min(self.count, len(waiting)) - 1)]
-        next_ones()
+        try:
+            next_ones()
+        finally:
+            # Whatever happened, nobody works on once this has returned.
+            waiting.clear()
+            wait(others)
         for each in others:
             each.result()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import openvino
@@ -22,16 +25,19 @@ from stylekeras.graphs import channels_last
 from stylekeras.graphs.engine import GraphEngine, Run
 from stylekeras.layout import Footprint
 
+T = TypeVar("T")
+
 # Compiled models that are kept: one for each size, those used last.
 _SIZES = 4
-# Of more cores, products of matrices are faster than what only two or three of them take part in.
+# With two cores, eigenvectors take a third of the time that products of matrices take. But no more cores than there are
+# large layers, two, take part in finding them.
 _FEW_CORES = 4
-# Of what is fixed, 0.4 GB are scales that are done: their models stay compiled, with weights of their own. Winograd's
-# kernels are four times as large as the weights. Tiles keep nothing for their second look: what is handed over has its
-# channels first, and to change that twice took longer than to look again.
+# Of what is fixed, 0.3 to 0.6 GB are scales that are done: their models stay compiled, with weights of their own.
+# Winograd's kernels, which all have in common, are four times as large as the weights. Its tiles keep nothing for their
+# second look: what is handed over has its channels first, and to change that twice took longer than to look again.
 _FOOTPRINTS = {
-    "float32": Footprint(fixed=1.20e09, activations=2.1, in_tiles=4.8, resting=4.8, holding=11.5, held=1.9),
-    "winograd": Footprint(fixed=1.50e09, activations=2.2, in_tiles=4.8, resting=4.8),
+    "float32": Footprint(fixed=1.45e09, activations=2.1, in_tiles=4.8, resting=4.8, holding=11.5, held=1.9),
+    "winograd": Footprint(fixed=1.45e09, activations=1.5, in_tiles=3.8, resting=3.8),
 }
 
 
@@ -80,9 +86,24 @@ class Engine(GraphEngine):
         options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         return self._core.compile_model(model, "CPU", options)
 
+    def failure(self) -> Exception | None:
+        """What went wrong in our own operators since the last time."""
+        return self._native.failures.pop() if self._native.failures else None
+
     def rest(self) -> None:
         """Let go of memory that only steps need."""
         self._native.rest()
+
+
+# As many as there can be at once.
+_THREADS = ThreadPoolExecutor(64, "openvino")
+
+
+def _undisturbed(function: Callable[..., T], *given: Any) -> T:
+    """Call it in another thread than this, which may be the main one. There, a signal would raise its exception in the
+    middle of an operator of our own, and OpenVINO does not survive that. So it ends the waiting, and what was begun
+    goes on to its end, unheard."""
+    return _THREADS.submit(function, *given).result()
 
 
 def _outputs(model: openvino.CompiledModel, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -106,15 +127,16 @@ class _Run(Run):
         key = tuple(map(tuple, shapes.values()))
         try:
             # Taken out and put back last: the first is the one not used for longest.
-            found = self._compiled.pop(key) if key in self._compiled else self._engine.compiled(self._model, shapes)
+            found = self._compiled.pop(key, None) or _undisturbed(self._engine.compiled, self._model, shapes)
             self._compiled[key] = found
             if len(self._compiled) > _SIZES:
                 del self._compiled[next(iter(self._compiled))]
-            outputs = _outputs(found, given)
+            outputs = _undisturbed(_outputs, found, given)
         except RuntimeError as error:
-            if "alloc" in str(error):
+            ours = self._engine.failure() or error
+            if isinstance(ours, MemoryError) or "alloc" in str(ours):
                 raise MemoryError from None
-            raise RunError(f"OpenVINO: {str(error).strip().splitlines()[-1]}") from error
+            raise RunError(f"OpenVINO: {str(ours).strip().splitlines()[-1]}") from error
         if not self._often:
             # Of a painting's features it would keep as much as a step takes, for as long as it lives.
             self.rest()
@@ -123,4 +145,6 @@ class _Run(Run):
     def rest(self) -> None:
         self._engine.rest()
         for each in self._compiled.values():
-            each.release_memory()
+            # What was interrupted may still be running, with its memory.
+            with contextlib.suppress(RuntimeError):
+                each.release_memory()

@@ -23,6 +23,8 @@ class Native:
     """Makes nodes; the machine code is compiled when the first of them wants it."""
 
     def __init__(self, threads: int) -> None:
+        # OpenVINO hands on what they say, not what they are.
+        self.failures: list[Exception] = []
         self._threads = Threads(threads)
 
     @functools.cached_property
@@ -48,7 +50,7 @@ class Native:
             bias, floor, pads, _ = layer
             self.convolve(given[0][0], kernels, results[0][0], bias=bias, floor=floor, pads=pads)
 
-        return _Node([picture], [[1, *layer.size]], run).output(0)
+        return _Node([picture], [[1, *layer.size]], run, self.failures).output(0)
 
     def take_apart(self, model: openvino.Model) -> None:
         """Do with NumPy what is marked by `ops.apart`, all parts that do not need each other at the same time."""
@@ -86,7 +88,7 @@ class Native:
 
         results = [each for part in parts for each in part.results]
         shapes = [list(each.get_shape()) for each in results]
-        node = _Node([each for part in parts for each in part.given], shapes, run)
+        node = _Node([each for part in parts for each in part.given], shapes, run, self.failures)
         for result, output in zip(results, node.outputs(), strict=True):
             result.replace(output)
 
@@ -124,11 +126,18 @@ def _before(outputs: list[openvino.Output]) -> set[str]:
 
 
 class _Node(openvino.Op):  # type: ignore[misc]
-    """An operator of our own: `run(results, inputs)`, arrays in float32."""
+    """An operator of our own: `run(results, inputs)`, arrays in float32. What goes wrong is added to `failures`."""
 
-    def __init__(self, inputs: list[openvino.Output], shapes: list[list[int]], run: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        inputs: list[openvino.Output],
+        shapes: list[list[int]],
+        run: Callable[..., None],
+        failures: list[Exception],
+    ) -> None:
         self._shapes = shapes
         self._run = run
+        self._failures = failures
         # Asks for what it makes.
         super().__init__(self, inputs)
 
@@ -140,7 +149,7 @@ class _Node(openvino.Op):  # type: ignore[misc]
 
     def clone_with_new_inputs(self, new_inputs: list[openvino.Output]) -> _Node:
         """As every operator."""
-        return _Node(new_inputs, self._shapes, self._run)
+        return _Node(new_inputs, self._shapes, self._run, self._failures)
 
     def has_evaluate(self) -> bool:
         """As every operator."""
@@ -148,5 +157,9 @@ class _Node(openvino.Op):  # type: ignore[misc]
 
     def evaluate(self, outputs: list[openvino.Tensor], inputs: list[openvino.Tensor]) -> bool:
         """As every operator."""
-        self._run([each.data for each in outputs], [each.data for each in inputs])
+        try:
+            self._run([each.data for each in outputs], [each.data for each in inputs])
+        except Exception as error:
+            self._failures.append(error)
+            raise
         return True

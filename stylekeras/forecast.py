@@ -33,6 +33,13 @@ _REPEATS = 3
 _MOST_TEXT = 10_000
 
 
+# The code that a step is in.
+_SOURCES = (
+    *("arrays", "engines", "graphs", "host", "losses", "native", "objective", "optimizers", "spectrum", "style_losses"),
+    *("transfer", "trees"),
+)
+
+
 class Speed(NamedTuple):
     """Seconds: of each step, of each step and pixel, and to prepare each scale."""
 
@@ -212,7 +219,7 @@ def _path(machine: machines.Machine, settings: Settings) -> Path | None:
         "processor": sorted(engines.processor_flags()),
     }
     try:
-        key["code"] = store.code("engines", "graphs", "native", "objective", "optimizers", "style_losses")
+        key["code"] = store.code(*_SOURCES)
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return store.folder() / f"{digest}.speed"
     except OSError:

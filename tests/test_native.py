@@ -1,8 +1,13 @@
 """Code of our own within OpenVINO's graphs: threads, and parts of an objective that NumPy does."""
 
+import gc
+import os
+import select
+import signal
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import onnx
@@ -15,7 +20,7 @@ from stylekeras import machines
 from stylekeras.engines import openvino as engine
 from stylekeras.graphs.builder import Builder
 from stylekeras.graphs.trace import Ops
-from stylekeras.native.threads import Threads, aligned
+from stylekeras.native.threads import Threads, aligned, alone
 from stylekeras.style_losses import wasserstein
 
 
@@ -43,15 +48,57 @@ def test_what_goes_wrong_in_a_task_is_raised(failing):
     threads.share(work, range(8, 10))  # it is still good
 
 
-def test_alone_numpy_takes_one_thread_and_its_own_number_again():
-    def blas():
-        return [each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"]
+def _blas():
+    return [each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"]
 
-    before = blas()
+
+def test_alone_numpy_takes_one_thread_and_its_own_number_again():
+    before = _blas()
     assert before
-    with Threads(2).alone():
-        assert set(blas()) == {1}
-    assert blas() == before
+    with alone():
+        assert set(_blas()) == {1}
+    assert _blas() == before
+
+
+def test_it_does_so_when_the_first_leaves_before_the_second():
+    before, first, second = _blas(), alone(), alone()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert set(_blas()) == {1}
+    second.__exit__(None, None, None)
+    assert _blas() == before
+
+
+def _of_a_fork(work):
+    """What a child that was forked says of it, in words; None if it does not say anything."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, str(work()).encode())
+        os._exit(0)
+    os.close(writing)
+    found = None
+    if select.select([reading], [], [], 60)[0]:
+        found = os.read(reading, 100).decode()
+    else:
+        os.kill(child, signal.SIGKILL)
+    os.close(reading)
+    os.waitpid(child, 0)
+    return found
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_a_fork_has_threads_of_its_own():
+    threads, done = Threads(2), []
+    threads.share(done.append, range(4))
+
+    def work():
+        done.clear()
+        threads.share(done.append, range(4))
+        return sorted(done)
+
+    assert _of_a_fork(work) == "[0, 1, 2, 3]"
 
 
 def test_memory_begins_at_a_line_of_the_cache():
@@ -98,7 +145,7 @@ def test_eigenvectors_give_the_distance(rng, size):
 
 def test_what_is_not_finite_has_no_distance(rng):
     covariance, basis, values = _narrow(*_problem(rng, 8))
-    covariance[2, 3] = np.inf
+    covariance[2, 3] = covariance[3, 2] = np.inf
     found, slope = wasserstein.ALONE["distance"](covariance, basis, values)
     assert np.isnan(found)
     assert np.isnan(slope).all()
@@ -142,14 +189,15 @@ def test_parts_that_do_not_need_each_other_are_done_at_once(rng, form, nodes):
     for own in (False, True):
         graph = core.read_model(model.SerializeToString())
         if own:
-            engine.Native(2).take_apart(graph)
+            ours = engine.Nodes(engine.Native(2))
+            ours.take_apart(graph)
             kinds = [node.get_type_name() for node in graph.get_ordered_ops()]
             assert (kinds.count("_Node"), kinds.count("MatMul")) == (nodes, form.count("x"))
         results = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(given)
         found.append({name: np.array(value) for output, value in results.items() for name in output.names})
     for i in range(len(form)):
-        wanted, ours = (each[f"y{i}"] for each in found)
-        assert np.linalg.norm(ours - wanted) < 1e-2 * np.linalg.norm(wanted)
+        wanted, other = (each[f"y{i}"] for each in found)
+        assert np.linalg.norm(other - wanted) < 1e-2 * np.linalg.norm(wanted)
 
 
 @pytest.mark.parametrize("tile", ["none", 32])
@@ -161,8 +209,8 @@ def test_the_objective_is_the_same_with_many_cores(rng, monkeypatch, tile):
         content_layers="block2_conv2", style_layers="block1_conv1,block3_conv1", tile=tile, **options
     )
     taken = []
-    take_apart = engine.Native.take_apart
-    monkeypatch.setattr(engine.Native, "take_apart", lambda self, model: (taken.append(1), take_apart(self, model)))
+    take_apart = engine.Nodes.take_apart
+    monkeypatch.setattr(engine.Nodes, "take_apart", lambda self, model: (taken.append(1), take_apart(self, model)))
     found = []
     for few in (8, 2):
         monkeypatch.setattr(engine, "cores", lambda few=few: few)
@@ -177,7 +225,8 @@ def test_the_objective_is_the_same_with_many_cores(rng, monkeypatch, tile):
 def test_a_covariance_that_is_not_finite_leaves_the_graph_running():
     """A trial like that is rejected by its loss."""
     graph = openvino.Core().read_model(_graph([0]).SerializeToString())
-    engine.Native(2).take_apart(graph)
+    nodes = engine.Nodes(engine.Native(2))
+    nodes.take_apart(graph)
     given = {"c0": np.full((96, 96), np.nan, np.float32), "basis": np.eye(96, dtype=np.float32)}
     given["values"] = np.ones(96, np.float32)
     assert np.isnan(openvino.Core().compile_model(graph, "CPU")(given)["y0"]).all()
@@ -188,6 +237,7 @@ def test_a_covariance_that_is_not_finite_leaves_the_graph_running():
     [
         (MemoryError("no room"), MemoryError, None),
         (np.linalg.LinAlgError("does not converge"), sk.RunError, "OpenVINO: does not converge"),
+        (AssertionError(), sk.RunError, "OpenVINO: AssertionError"),
     ],
 )
 def test_what_goes_wrong_in_our_own_operator_is_told(rng, monkeypatch, error, raised, said):
@@ -234,3 +284,20 @@ def test_an_interrupt_in_the_middle_of_a_step_is_an_interrupt():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["interrupted"] * 12
+
+
+def test_an_engine_that_is_done_with_is_let_go(rng):
+    """OpenVINO keeps operators of Python's for good, so what they need must not hang on them."""
+    model, given = _graph([0, "x"]), dict(zip(("c0", "basis", "values"), _narrow(*_problem(rng, 96)), strict=True))
+    native = engine.Native(2)
+    graph = openvino.Core().read_model(model.SerializeToString())
+    nodes = engine.Nodes(native)
+    nodes.take_apart(graph)
+    compiled = openvino.Core().compile_model(graph, "CPU")
+    assert np.isfinite(compiled(given)["y1"]).all()
+    made, gone = list(nodes.made), [weakref.ref(native), weakref.ref(nodes)]
+    assert len(made) >= 4  # and those of the copy that is compiled
+    del compiled, graph, nodes, native
+    gc.collect()
+    assert [each() for each in gone] == [None, None]
+    assert all(not node.input_values() for node in made)

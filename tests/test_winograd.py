@@ -189,7 +189,8 @@ def _run(model, image, *, rewritten):
         manager = passes.Manager()
         manager.register_pass(passes.ConstantFolding())
         manager.run_passes(graph)
-        count = channels_last.rewrite(graph, opset13, engine.Native(2))
+        nodes = engine.Nodes(engine.Native(2))
+        count = channels_last.rewrite(graph, opset13, nodes)
     found = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})({"image": image})
     return {name: np.array(value) for output, value in found.items() for name in output.names}, count
 

@@ -5,7 +5,7 @@ OpenVINO convolves directly. In float32, where processors have no matrix units, 
 tensor of the network that comes after such a convolution or before it is computed with channels last, and what has no
 form for that gets it transposed.
 
-A model is given with its `opset` (openvino.opset13) and what makes a node of our code: only `engines/openvino.py`
+A model is given with its `opset` (openvino.opset13) and what makes a node of our code: only `engines/openvino`
 imports the framework.
 """
 

@@ -38,8 +38,9 @@ class Convolver:
         if key not in self._kernels:
             out, channels, panel = *weights.shape[:2], self.multiple
             found = winograd.kernels(weights).reshape(-1, channels, out // panel, panel).transpose(0, 2, 1, 3)
-            self._kernels[key] = aligned(found.size)
-            self._kernels[key].reshape(found.shape)[:] = found
+            kept = aligned(found.size)
+            kept.reshape(found.shape)[:] = found
+            self._kernels[key] = kept
         return self._kernels[key]
 
     def __call__(
@@ -89,7 +90,10 @@ class Convolver:
 
     @contextmanager
     def _memory(self, size: int) -> Iterator[np.ndarray]:
-        found = self._unused.pop() if self._unused else aligned(0)
+        try:
+            found = self._unused.pop()
+        except IndexError:
+            found = aligned(size)
         if found.size < size:
             found = aligned(size)
         yield found[:size]

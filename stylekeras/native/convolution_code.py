@@ -43,7 +43,7 @@ class Code(NamedTuple):
     `run(picture, kernels, bias, floor, result, windows, products, scratch, places)` takes addresses of float32, a
     number as the floor, and the address of 64 bit integers, `PLACES`. Kernels are (36, channels out / panel, channels,
     panel); windows and products have room for 36 matrices of `block` tiles' channels (in, out) and `APART` numbers
-    each, scratch for one window.
+    each, scratch for one window of either.
     """
 
     run: Callable[..., None]

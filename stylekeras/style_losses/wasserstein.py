@@ -16,7 +16,8 @@ that carries the picture's Gaussian to the style's, P S' P = T', is the geometri
 
     tr(S') + tr(T') - 2 tr((R S' R)^(1/2)) = tr(D S' D)          its derivative in S = D
 
-without the cancellation on the left, and P comes from matrix products alone (`transport`), in float32, on any device.
+without the cancellation on the left, and P comes from matrix products alone (`transport`), in float32, on any device;
+or from eigenvectors, where that is faster (`ALONE`).
 """
 
 from __future__ import annotations
@@ -121,15 +122,17 @@ def _exact_distance(covariance: np.ndarray, basis: np.ndarray, values: np.ndarra
     float64, since the eigenvalues span the square of what those of S and T do.
     """
     root = basis * np.sqrt(values)
-    middle = root.T @ covariance @ root
+    with np.errstate(all="ignore"):
+        middle = root.T @ covariance @ root
     if not np.isfinite(middle).all():
         return np.nan, np.full(middle.shape, np.nan)
     found, vectors = np.linalg.eigh(np.asarray(middle, np.float64))
     # Rounding of the covariance may leave less than nothing: as little as float32 tells from it.
     least = np.finfo(np.float32).eps ** 2 * found[-1]
-    half = root @ np.asarray(vectors / np.maximum(found, least) ** 0.25, root.dtype)
-    rest = np.eye(len(root), dtype=root.dtype) - half @ half.T
-    return np.sum((rest @ covariance) * rest), rest
+    with np.errstate(all="ignore"):  # a trial of huge numbers is rejected
+        half = root @ np.asarray(vectors / np.maximum(found, least) ** 0.25, root.dtype)
+        rest = np.eye(len(root), dtype=root.dtype) - half @ half.T
+        return np.sum((rest @ covariance) * rest), rest
 
 
 ALONE = {"distance": _exact_distance}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import openvino
@@ -19,7 +21,7 @@ from stylekeras.engines import (
     native_precision,
     precision_of,
 )
-from stylekeras.engines.openvino.native import Native
+from stylekeras.engines.openvino.native import Native, Nodes
 from stylekeras.errors import RunError
 from stylekeras.graphs import channels_last
 from stylekeras.graphs.engine import GraphEngine, Run
@@ -70,46 +72,52 @@ class Engine(GraphEngine):
             raise cannot_run(self.name, error) from None
         return _Run(self, model, often=often)
 
-    def compiled(self, model: openvino.Model, shapes: Mapping[str, list[int]]) -> openvino.CompiledModel:
+    def compiled(self, model: openvino.Model, shapes: Mapping[str, list[int]]) -> _Compiled:
         """A model ready to run, for these sizes or, if there are none, for any."""
+        nodes = Nodes(self._native)
         if shapes:
-            model.reshape(dict(shapes))
             model = model.clone()
+            model.reshape(dict(shapes))
             if self.precision == "winograd":
                 folding = passes.Manager()
                 folding.register_pass(passes.ConstantFolding())
                 folding.run_passes(model)
-                channels_last.rewrite(model, opset13, self._native)
+                channels_last.rewrite(model, opset13, nodes)
             if cores() <= _FEW_CORES:
-                self._native.take_apart(model)
+                nodes.take_apart(model)
         # Float32 for what the graph has in float32: bfloat16 is written in it, for the network alone.
         options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        return self._core.compile_model(model, "CPU", options)
-
-    def failure(self) -> Exception | None:
-        """What went wrong in our own operators since the last time."""
-        return self._native.failures.pop() if self._native.failures else None
+        return _Compiled(nodes, self._core.compile_model(model, "CPU", options))
 
     def rest(self) -> None:
         """Let go of memory that only steps need."""
         self._native.rest()
 
 
-# As many as there can be at once.
-_THREADS = ThreadPoolExecutor(64, "openvino")
+class _Compiled(NamedTuple):
+    """A model and the operators of ours in it; those go last."""
+
+    nodes: Nodes
+    model: openvino.CompiledModel
+
+    def outputs(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """By name, not copied: memory that lives as long as they do, and that no other run writes to."""
+        self.nodes.failures.clear()
+        results = self.model.create_infer_request().infer(dict(given), share_inputs=True, share_outputs=True)
+        return {name: value for output, value in results.items() for name in output.names}
 
 
 def _undisturbed(function: Callable[..., T], *given: Any) -> T:
     """Call it in another thread than this, which may be the main one. There, a signal would raise its exception in the
     middle of an operator of our own, and OpenVINO does not survive that. So it ends the waiting, and what was begun
     goes on to its end, unheard."""
-    return _THREADS.submit(function, *given).result()
+    return _threads(os.getpid()).submit(function, *given).result()
 
 
-def _outputs(model: openvino.CompiledModel, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """By name, not copied: memory that lives as long as they do, and that no other run writes to."""
-    results = model.create_infer_request().infer(dict(given), share_inputs=True, share_outputs=True)
-    return {name: value for output, value in results.items() for name in output.names}
+@functools.lru_cache(maxsize=1)
+def _threads(process: int) -> ThreadPoolExecutor:
+    """For each process, since a fork has none of its parent's; as many as there can be at once."""
+    return ThreadPoolExecutor(64, "openvino")
 
 
 class _Run(Run):
@@ -119,7 +127,7 @@ class _Run(Run):
         self._often = often
         # It has dropped the inputs that nothing depends on.
         self._needed = {name for port in model.inputs for name in port.names}
-        self._compiled: dict[tuple[tuple[int, ...], ...], openvino.CompiledModel] = {}
+        self._compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
 
     def __call__(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         given = {name: value for name, value in given.items() if name in self._needed}
@@ -131,12 +139,14 @@ class _Run(Run):
             self._compiled[key] = found
             if len(self._compiled) > _SIZES:
                 del self._compiled[next(iter(self._compiled))]
-            outputs = _undisturbed(_outputs, found, given)
+            outputs = _undisturbed(found.outputs, given)
         except RuntimeError as error:
-            ours = self._engine.failure() or error
+            failures = self._compiled[key].nodes.failures if key in self._compiled else []
+            ours = failures[0] if failures else error
             if isinstance(ours, MemoryError) or "alloc" in str(ours):
                 raise MemoryError from None
-            raise RunError(f"OpenVINO: {str(ours).strip().splitlines()[-1]}") from error
+            lines = str(ours).strip().splitlines() or [type(ours).__name__]
+            raise RunError(f"OpenVINO: {lines[-1]}") from error
         if not self._often:
             # Of a painting's features it would keep as much as a step takes, for as long as it lives.
             self.rest()
@@ -147,4 +157,4 @@ class _Run(Run):
         for each in self._compiled.values():
             # What was interrupted may still be running, with its memory.
             with contextlib.suppress(RuntimeError):
-                each.release_memory()
+                each.model.release_memory()

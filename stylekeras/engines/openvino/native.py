@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 import re
+import weakref
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -16,41 +17,58 @@ from stylekeras import style_losses
 from stylekeras.graphs import APART, RESULT
 from stylekeras.graphs.channels_last import Layer
 from stylekeras.native.convolution import Convolver
-from stylekeras.native.threads import Threads
+from stylekeras.native.threads import Threads, alone
+
+_Run = Callable[[list[np.ndarray], list[np.ndarray]], None]
 
 
 class Native:
-    """Makes nodes; the machine code is compiled when the first of them wants it."""
+    """What an engine has for them: threads, and the machine code once a graph wants it."""
 
     def __init__(self, threads: int) -> None:
-        # OpenVINO hands on what they say, not what they are.
-        self.failures: list[Exception] = []
-        self._threads = Threads(threads)
+        self.threads = Threads(threads)
 
     @functools.cached_property
     def convolve(self) -> Convolver:
         """Convolutions."""
-        return Convolver(self._threads)
+        return Convolver(self.threads)
 
     def rest(self) -> None:
         """Let go of memory that is not in use."""
         if "convolve" in self.__dict__:
             self.convolve.rest()
 
+
+class Nodes:
+    """The operators of a graph. They work as long as this is there.
+
+    OpenVINO never lets go of an operator that is written in Python, nor that of what it refers to. So operators have
+    nothing but a number and a reference that does not hold, and when this goes they lose their inputs.
+    """
+
+    def __init__(self, native: Native) -> None:
+        self.failures: list[Exception] = []
+        self._native = native
+        self._runs: list[_Run] = []
+        self.made: list[_Node] = []
+        weakref.finalize(self, _cut_off, self.made)
+
     @property
     def multiple(self) -> int:
         """What channels in and out have to be multiples of."""
-        return self.convolve.multiple
+        return self._native.convolve.multiple
 
     def convolution(self, picture: openvino.Output, weights: np.ndarray, layer: Layer) -> openvino.Output:
         """See `channels_last.Convolutions`."""
-        kernels = self.convolve.kernels(weights)
+        convolve = self._native.convolve
+        kernels = convolve.kernels(weights)
+        # What a graph has as a constant is the graph's.
+        bias = np.array(layer.bias)
 
         def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
-            bias, floor, pads, _ = layer
-            self.convolve(given[0][0], kernels, results[0][0], bias=bias, floor=floor, pads=pads)
+            convolve(given[0][0], kernels, results[0][0], bias=bias, floor=layer.floor, pads=layer.pads)
 
-        return _Node([picture], [[1, *layer.size]], run, self.failures).output(0)
+        return self._node([picture], [[1, *layer.size]], run).output(0)
 
     def take_apart(self, model: openvino.Model) -> None:
         """Do with NumPy what is marked by `ops.apart`, all parts that do not need each other at the same time."""
@@ -76,21 +94,40 @@ class Native:
         """One node for all of them."""
         # Those that take longest first.
         parts = sorted(parts, key=lambda part: -max(math.prod(each.get_shape()) for each in part.results))
+        forms = [(part.function, len(part.given), len(part.results)) for part in parts]
+        threads = self._native.threads
 
         def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
             inputs, outputs = iter(given), iter(results)
             tasks = [
-                (part.function, [next(inputs) for _ in part.given], [next(outputs) for _ in part.results])
-                for part in parts
+                (function, list(itertools.islice(inputs, ins)), list(itertools.islice(outputs, outs)))
+                for function, ins, outs in forms
             ]
-            with self._threads.alone():
-                self._threads.share(_done, tasks)
+            with alone():
+                threads.share(_done, tasks)
 
         results = [each for part in parts for each in part.results]
         shapes = [list(each.get_shape()) for each in results]
-        node = _Node([each for part in parts for each in part.given], shapes, run, self.failures)
+        node = self._node([each for part in parts for each in part.given], shapes, run)
         for result, output in zip(results, node.outputs(), strict=True):
             result.replace(output)
+
+    def _node(self, inputs: list[openvino.Output], shapes: list[list[int]], run: _Run) -> _Node:
+        self._runs.append(run)
+        return _Node(inputs, shapes, weakref.ref(self), len(self._runs) - 1)
+
+    def run(self, number: int, results: list[np.ndarray], given: list[np.ndarray]) -> None:
+        """What an operator does. OpenVINO hands on what an exception says, not what it is: it is kept too."""
+        try:
+            self._runs[number](results, given)
+        except Exception as error:
+            self.failures.append(error)
+            raise
+
+
+def _cut_off(nodes: list[_Node]) -> None:
+    for node in nodes:
+        node.set_arguments([])
 
 
 class _Part(NamedTuple):
@@ -126,20 +163,19 @@ def _before(outputs: list[openvino.Output]) -> set[str]:
 
 
 class _Node(openvino.Op):  # type: ignore[misc]
-    """An operator of our own: `run(results, inputs)`, arrays in float32. What goes wrong is added to `failures`."""
+    """An operator of `Nodes`, by its number there."""
 
     def __init__(
-        self,
-        inputs: list[openvino.Output],
-        shapes: list[list[int]],
-        run: Callable[..., None],
-        failures: list[Exception],
+        self, inputs: list[openvino.Output], shapes: list[list[int]], owner: weakref.ref[Nodes], number: int
     ) -> None:
         self._shapes = shapes
-        self._run = run
-        self._failures = failures
+        self._owner = owner
+        self._number = number
         # Asks for what it makes.
         super().__init__(self, inputs)
+        nodes = owner()
+        if nodes is not None:
+            nodes.made.append(self)
 
     def validate_and_infer_types(self) -> None:
         """As every operator."""
@@ -149,7 +185,7 @@ class _Node(openvino.Op):  # type: ignore[misc]
 
     def clone_with_new_inputs(self, new_inputs: list[openvino.Output]) -> _Node:
         """As every operator."""
-        return _Node(new_inputs, self._shapes, self._run, self._failures)
+        return _Node(new_inputs, self._shapes, self._owner, self._number)
 
     def has_evaluate(self) -> bool:
         """As every operator."""
@@ -157,9 +193,8 @@ class _Node(openvino.Op):  # type: ignore[misc]
 
     def evaluate(self, outputs: list[openvino.Tensor], inputs: list[openvino.Tensor]) -> bool:
         """As every operator."""
-        try:
-            self._run([each.data for each in outputs], [each.data for each in inputs])
-        except Exception as error:
-            self._failures.append(error)
-            raise
+        nodes = self._owner()
+        if nodes is None:
+            return False
+        nodes.run(self._number, [each.data for each in outputs], [each.data for each in inputs])
         return True

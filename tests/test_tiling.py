@@ -275,7 +275,8 @@ def test_content_alone_and_style_alone(rng, engine):
         found = []
         for tile in ("none", 16):
             options = {} if content is not None else {"init": "noise"}
-            chosen = sk.Settings(backbone="vgg16", weights="random", engine=engine, tile=tile, **_SHALLOW, **options)
+            options |= {"backbone": "vgg16", "weights": "random", "precision": "float32"}
+            chosen = sk.Settings(engine=engine, tile=tile, **_SHALLOW, **options)
             found.append(sk.loss_and_gradient(image, content, styles, chosen))
         _agree(*found)
 

@@ -393,6 +393,18 @@ def test_tiles_are_the_whole(rng, pooling):
     assert 255 * np.abs(tiled[-1].image - whole[-1].image).mean() < 0.5
 
 
+def test_in_tiles_the_gradient_is_that_of_the_whole(rng):
+    """Tiles begin at other positions, and round otherwise; no maximum turns over."""
+    image, photo, painting = (np.clip(rng.random((120, 104, 3)) * 0.3 + tone, 0, 1) for tone in (0.2, 0.4, 0.6))
+    options = {"backbone": "vgg16", "weights": "random", "engine": "openvino", "pooling": "average"}
+    options |= {"content_layers": "block2_conv2", "style_layers": "block1_conv1,block2_conv1", "precision": "winograd"}
+    whole, tiled = (
+        sk.loss_and_gradient(image, photo, painting, sk.Settings(tile=tile, **options)) for tile in ("none", 48)
+    )
+    assert tiled.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert 0 < np.linalg.norm(tiled.gradient - whole.gradient) < 2e-5 * np.linalg.norm(whole.gradient)
+
+
 def test_a_run_repeats_to_the_last_bit(rng):
     photo, painting = rng.random((2, 64, 64, 3))
     options = {"backbone": "vgg16", "weights": "random", "size": 64, "min_size": None, "steps": 5}

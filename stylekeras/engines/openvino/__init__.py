@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -87,7 +88,7 @@ class Engine(GraphEngine):
                 nodes.take_apart(model)
         # Float32 for what the graph has in float32: bfloat16 is written in it, for the network alone.
         options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        return _Compiled(nodes, self._core.compile_model(model, "CPU", options))
+        return _Compiled(nodes, self._core.compile_model(model, "CPU", options), threading.Lock())
 
     def rest(self) -> None:
         """Let go of memory that only steps need."""
@@ -99,19 +100,26 @@ class _Compiled(NamedTuple):
 
     nodes: Nodes
     model: openvino.CompiledModel
+    # For a second run of it OpenVINO waits for the first, with the interpreter, which our operators in that wait for.
+    lock: threading.Lock
 
     def outputs(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """By name, not copied: memory that lives as long as they do, and that no other run writes to."""
-        self.nodes.failures.clear()
-        results = self.model.create_infer_request().infer(dict(given), share_inputs=True, share_outputs=True)
+        with self.lock:
+            self.nodes.failures.clear()
+            results = self.model.create_infer_request().infer(dict(given), share_inputs=True, share_outputs=True)
         return {name: value for output, value in results.items() for name in output.names}
 
 
 def _undisturbed(function: Callable[..., T], *given: Any) -> T:
     """Call it in another thread than this, which may be the main one. There, a signal would raise its exception in the
-    middle of an operator of our own, and OpenVINO does not survive that. So it ends the waiting, and what was begun
-    goes on to its end, unheard."""
-    return _threads(os.getpid()).submit(function, *given).result()
+    middle of an operator of our own, and OpenVINO does not survive that. So it comes when this is through."""
+    running = _threads(os.getpid()).submit(function, *given)
+    try:
+        return running.result()
+    finally:
+        # What goes on after an interrupt would be in the way of what comes next. A second one ends the waiting too.
+        wait([running])
 
 
 @functools.lru_cache(maxsize=1)
@@ -155,6 +163,6 @@ class _Run(Run):
     def rest(self) -> None:
         self._engine.rest()
         for each in self._compiled.values():
-            # What was interrupted may still be running, with its memory.
+            # What was interrupted twice may still be running, with its memory.
             with contextlib.suppress(RuntimeError):
                 each.model.release_memory()

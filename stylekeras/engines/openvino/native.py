@@ -8,7 +8,7 @@ import math
 import re
 import weakref
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import openvino
@@ -16,8 +16,10 @@ import openvino
 from stylekeras import style_losses
 from stylekeras.graphs import APART, RESULT
 from stylekeras.graphs.channels_last import Layer
-from stylekeras.native.convolution import Convolver
 from stylekeras.native.threads import Threads, alone
+
+if TYPE_CHECKING:
+    from stylekeras.native.convolution import Convolver
 
 _Run = Callable[[list[np.ndarray], list[np.ndarray]], None]
 
@@ -31,6 +33,9 @@ class Native:
     @functools.cached_property
     def convolve(self) -> Convolver:
         """Convolutions."""
+        # Its compiler takes a moment to load, which most precisions have no use for.
+        from stylekeras.native.convolution import Convolver
+
         return Convolver(self.threads)
 
     def rest(self) -> None:

@@ -11,6 +11,7 @@ its own turns and begins when its network is built, before it is compiled. Every
 from __future__ import annotations
 
 import argparse
+import contextlib
 import resource
 import sys
 import time
@@ -48,11 +49,13 @@ def main() -> None:
     orders += [{**order, "engine": name, "precision": "float32"} for name in loops]
     # One after the other: they would slow each other's compilation.
     running = [one for one in (Contestant(__file__, each) for each in orders) if one.ready]
-    while not all(one.done for one in running):
-        for one in running:
-            if not one.done:
-                one.turn(TURN)
-        print(", ".join(f"{one.order['engine']} {len(one.found)}" for one in running), end="\r", file=sys.stderr)
+    # Interrupted, it tells of what there is.
+    with contextlib.suppress(KeyboardInterrupt):
+        while not all(one.done for one in running):
+            for one in running:
+                if not one.done:
+                    one.turn(TURN)
+            print(", ".join(f"{one.order['engine']} {len(one.found)}" for one in running), end="\r", file=sys.stderr)
     for one in running:
         one.end()
     # Names of files, not where they are here.

@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--engines", default="", help="with commas between; the default is all that are installed")
     parser.add_argument("--precisions", default="float32", help="with commas between")
     parser.add_argument("--style-loss", default="gram")
+    parser.add_argument("--no-plain", action="store_true", help="without the plain PyTorch loop")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=3, help="steps a round")
     given = arguments(parser, work)
@@ -35,7 +36,7 @@ def main() -> None:
 
     names = given.engines.split(",") if given.engines else [name for name in engines.ORDER if not engines.missing(name)]
     contestants = [(name, precision) for precision in given.precisions.split(",") for name in names]
-    if given.style_loss == "gram" and not engines.missing("torch"):
+    if given.style_loss == "gram" and not given.no_plain and not engines.missing("torch"):
         contestants.append((PLAIN, "float32"))
     found: list[dict[str, Any]] = []
     for size in map(int, given.sizes.split(",")):

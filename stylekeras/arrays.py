@@ -37,6 +37,8 @@ __all__ = [
 
 # Numbers at a time: that many pictures' worth stay in a core's cache, and sums keep their digits.
 BLOCK = 2**14
+# Likewise; shorter ones have threads wait for the interpreter, longer ones leave the cache.
+_MIXED = 2**15
 
 
 def cast(value: Any, dtype: Any) -> Any:
@@ -72,7 +74,9 @@ def sum(value: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """As NumPy's, all of a picture's values block by block: so a sum does not depend on where the picture lies."""
     if axis is None and not keepdims and np.ndim(value) == 4 and value.size > BLOCK:
         flat = value.reshape(-1)
-        return total([np.sum(flat[start : start + BLOCK]) for start in range(0, flat.size, BLOCK)])
+        whole = flat.size - flat.size % BLOCK
+        rest = [np.sum(flat[whole:])] if whole < flat.size else []
+        return total([*np.sum(flat[:whole].reshape(-1, BLOCK), axis=1), *rest])
     return np.sum(value, axis=axis, keepdims=keepdims)
 
 
@@ -108,11 +112,16 @@ def inner_products(history: Sequence[Any], pictures: Sequence[Any]) -> tuple[Any
 def combination(coefficients: Any, pictures: Sequence[Any]) -> Any:
     """The sum of a history's pictures, each times its coefficient."""
     found = np.zeros(pictures[0].shape, np.result_type(coefficients, pictures[0].dtype))
-    flat, rows, part = found.reshape(-1), [picture.ravel() for picture in pictures], np.empty(BLOCK, found.dtype)
-    for start in range(0, flat.size, BLOCK):
-        block = flat[start : start + BLOCK]
-        for coefficient, row in zip(coefficients, rows, strict=True):
-            block += np.multiply(row[start : start + BLOCK], coefficient, out=part[: block.size])
+    flat, rows = found.reshape(-1), [picture.ravel() for picture in pictures]
+
+    def add(starts: range) -> None:
+        part = np.empty(_MIXED, found.dtype)
+        for start in starts:
+            block = flat[start : start + _MIXED]
+            for coefficient, row in zip(coefficients, rows, strict=True):
+                block += np.multiply(row[start : start + _MIXED], coefficient, out=part[: block.size])
+
+    list(_threads().map(add, (range(i * _MIXED, flat.size, cores() * _MIXED) for i in range(cores()))))
     return found
 
 
@@ -143,7 +152,8 @@ def matmul(x: Any, y: Any) -> Any:
     """The product of two matrices, one that is a few numbers wide without BLAS."""
     if min(*x.shape, *y.shape) > 3:
         return np.matmul(x, y)
-    return np.einsum("ij,jk->ik", x, y)
+    # A row of colours that lie between others takes several times as long.
+    return np.einsum("ij,jk->ik", x, np.ascontiguousarray(y))
 
 
 def relu(value: Any) -> Any:

@@ -121,7 +121,9 @@ def _settings(backbone, content, style, **changes):
 
 @pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
 def test_vgg_in_torchvision_s_layout_is_vgg(vgg, saved, rng, style_loss):
-    """The same kernels as a weight set and as another program's file give the same loss and gradient."""
+    """The same kernels as a weight set and as another program's file give the same loss and gradient, but for what
+    float32 makes of sums in another order: a weight set's kernels are turned to the picture's colours, not the picture
+    to the kernels'."""
     path = saved(torchvision_vgg(vgg))
     pictures = scene(rng, 40, 45), scene(rng, 40, 45), scene(rng, 33, 45)
     ours = _settings("vgg16", "block2_conv1", "block1_conv1=2,block2_conv1", weights="random", padding="zeros")
@@ -129,8 +131,8 @@ def test_vgg_in_torchvision_s_layout_is_vgg(vgg, saved, rng, style_loss):
     content, style = VGG["block2_conv1"], {VGG["block1_conv1"]: 2.0, VGG["block2_conv1"]: 1.0}
     theirs = _settings(path, content, style, preprocessing="caffe", style_loss=style_loss)
     wanted, found = (sk.loss_and_gradient(*pictures, settings) for settings in (ours, theirs))
-    assert found.loss == pytest.approx(wanted.loss, rel=1e-6)
-    assert found.terms[f"style/{VGG['block1_conv1']}"] == pytest.approx(wanted.terms["style/block1_conv1"], rel=1e-6)
+    assert found.loss == pytest.approx(wanted.loss, rel=5e-6)
+    assert found.terms[f"style/{VGG['block1_conv1']}"] == pytest.approx(wanted.terms["style/block1_conv1"], rel=5e-6)
     assert np.linalg.norm(found.gradient - wanted.gradient) < 1e-5 * np.linalg.norm(wanted.gradient)
     assert found.provenance["backbone"] == "network.onnx"
     assert len(found.provenance["weights_sha256"]) == 64

@@ -29,7 +29,9 @@ _COLOURS = 4
 _SAME = 1e-5
 # Of OpenVINO's operators, those of one and of two tensors of equal size, and our names for them in the opset.
 _UNARY = {"Relu": "relu", "Negative": "negative", "Sqrt": "sqrt", "Abs": "abs"}
-_BINARY = {name: name.lower() for name in ("Add", "Subtract", "Multiply", "Divide", "Equal", "Maximum", "Minimum")}
+_BINARY = {
+    name: name.lower() for name in ("Add", "Subtract", "Multiply", "Divide", "Equal", "Greater", "Maximum", "Minimum")
+}
 
 
 class Layer(NamedTuple):
@@ -66,73 +68,76 @@ def rewrite(model: Any, opset: Any, convolutions: Convolutions) -> int:
     if not any(_is_worth_it(node, multiple) for node in model.get_ops()):
         return 0
     _drop_broadcasts(model)
-    writer = _Writer(opset, convolutions)
+    writer = Writer(opset, convolutions)
     for node in model.get_ordered_ops():
         writer.visit(node)
     model.validate_nodes_and_infer_types()
     return writer.count
 
 
-class _Writer:
-    """`last` has, for tensors by name, what they are with channels last."""
+class Writer:
+    """Writes nodes with channels last. `_last` has, for tensors by name, what they are then.
 
-    def __init__(self, opset: Any, convolutions: Convolutions) -> None:
+    Args: ours: what makes nodes of our code (`Convolutions`).
+    """
+
+    def __init__(self, opset: Any, ours: Any) -> None:
         self.count = 0
         self._opset = opset
-        self._convolutions = convolutions
+        self._ours = ours
         self._last: dict[tuple[str, int], Any] = {}
         self._first: dict[tuple[str, int], Any] = {}
 
     def visit(self, node: Any) -> None:
         """Write a node with channels last if that can be, otherwise give it its inputs as it knows them."""
         kind = node.get_type_name()
-        if kind in ("Constant", "Parameter") or (node.get_output_size() and _key(node.output(0)) in self._last):
+        if kind in ("Constant", "Parameter") or (node.get_output_size() and place_of(node.output(0)) in self._last):
             return
         found = None
         if kind != "Result" and len(_shape(node.output(0))) == 4:
             found = self._written(node, kind)
         if found is not None:
-            self._last[_key(node.output(0))] = found
+            self._last[place_of(node.output(0))] = found
             return
         for i, tensor in enumerate(node.input_values()):
-            if _key(tensor) in self._last and _constant(tensor) is None:
+            if place_of(tensor) in self._last and constant(tensor) is None:
                 node.set_argument(i, self._with_channels_first(tensor))
 
     def _written(self, node: Any, kind: str) -> Any:
         """The node's output with channels last, or None."""
         inputs, (_, channels, height, width) = node.input_values(), node.get_output_shape(0)
         if kind == "Convolution":
-            if _is_worth_it(node, self._convolutions.multiple):
+            if _is_worth_it(node, self._ours.multiple):
                 return self._convolution(node)
             return self._first_convolution(node) if _is_first(node) else None
         if kind == "Transpose":
             return self._transpose(node)
-        if kind in _BINARY and any(_key(each) in self._last for each in inputs):
+        if kind in _BINARY and any(place_of(each) in self._last for each in inputs):
             return self._binary(node, kind)
-        x = self._last.get(_key(inputs[0])) if inputs else None
+        x = self._last.get(place_of(inputs[0])) if inputs else None
         if x is None:
             return None
         if kind in _UNARY:
             return getattr(self._opset, _UNARY[kind])(x).output(0)
         if kind == "Convert":
-            pooled = _looked_at(node)
-            if pooled is not None and _key(pooled) in self._last:
-                return self._winners(self._last[_key(pooled)])
+            pooled = looked_at(node)
+            if pooled is not None and place_of(pooled) in self._last:
+                return self._winners(self._last[place_of(pooled)])
             return self._opset.convert(x, node.get_attributes()["destination_type"]).output(0)
         if kind in ("MaxPool", "AvgPool"):
             return self._pool(node, kind, x)
         if kind == "Interpolate":
             return self._doubled(node, x)
-        if kind == "Slice" and len(inputs) > 4 and _constant(inputs[4]) is not None:
-            steps = _constant(inputs[3])
+        if kind == "Slice" and len(inputs) > 4 and constant(inputs[4]) is not None:
+            steps = constant(inputs[3])
             if tuple(x.get_shape()) == (1, height, width, channels) and steps is not None and (steps == 1).all():
                 return x  # all of it
-            axes = self._ints(*(_AXES[axis] for axis in _constant(inputs[4])))
+            axes = self._ints(*(_AXES[axis] for axis in constant(inputs[4])))
             return self._opset.slice(x, *inputs[1:4], axes).output(0)
         return self._padded(node, x) if kind == "Pad" else None
 
     def _padded(self, node: Any, x: Any) -> Any:
-        given = [_constant(each) for each in node.input_values()[1:3]]
+        given = [constant(each) for each in node.input_values()[1:3]]
         if node.get_attributes()["pad_mode"] != "constant" or any(each is None for each in given):
             return None
         if not any(each.any() for each in given):
@@ -141,11 +146,11 @@ class _Writer:
         return self._opset.pad(x, *ends, "constant", node.input_value(3)).output(0)
 
     def _transpose(self, node: Any) -> Any:
-        tensor, order = node.input_value(0), tuple(_constant(node.input_value(1)))
+        tensor, order = node.input_value(0), tuple(constant(node.input_value(1)))
         if order == _FIRST:
             return tensor
-        if order == _LAST and _key(tensor) in self._last:
-            node.output(0).replace(self._last[_key(tensor)])
+        if order == _LAST and place_of(tensor) in self._last:
+            node.output(0).replace(self._last[place_of(tensor)])
         return None
 
     def _binary(self, node: Any, kind: str) -> Any:
@@ -161,7 +166,7 @@ class _Writer:
         return getattr(self._opset, _BINARY[kind])(*given).output(0)
 
     def _pool(self, node: Any, kind: str, x: Any) -> Any:
-        if _pools(node) != kind:
+        if pools(node) != kind:
             return None
         o, (_, _, height, width) = self._opset, node.get_output_shape(0)
         parts = self._quarters(x, height, width)
@@ -206,7 +211,7 @@ class _Writer:
     def _doubled(self, node: Any, x: Any) -> Any:
         """Every position four times, as the gradient of pooling wants it."""
         o, (_, height, width, channels) = self._opset, x.get_shape()
-        if not _repeats(node) or tuple(node.get_output_shape(0)) != (1, channels, 2 * height, 2 * width):
+        if not repeats(node) or tuple(node.get_output_shape(0)) != (1, channels, 2 * height, 2 * width):
             return None
         wide = o.concat([self._shaped(x, 1, height, width, 1, channels)] * 2, 3)
         wide = self._shaped(wide, 1, height, 1, 2 * width, channels)
@@ -216,28 +221,28 @@ class _Writer:
         """By our code, with the bias and the ReLU that follow; what is between them and not wanted is None."""
         _, out, height, width = node.get_output_shape(0)
         bias, floor, last = np.zeros(out, np.float32), -np.inf, node
-        after = _only_one_after(last)
+        after = only_one_after(last)
         if after is not None and after.get_type_name() == "Add":
-            added = next((each for each in map(_constant, after.input_values()) if each is not None), None)
+            added = next((each for each in map(constant, after.input_values()) if each is not None), None)
             if added is not None and added.size == out and added.shape[-3:] == (out, 1, 1):
                 bias, last = np.ascontiguousarray(added, np.float32).ravel(), after
-                after = _only_one_after(last)
+                after = only_one_after(last)
         if after is not None and after.get_type_name() == "Relu":
             floor, last = 0.0, after
         above, left = node.get_attributes()["pads_begin"]
         layer = Layer(bias, floor, (above, left), (height, width, out))
         picture, weights = node.input_values()
-        made = self._convolutions.convolution(self._with_channels_last(picture), _constant(weights), layer)
+        made = self._ours.convolution(self._with_channels_last(picture), constant(weights), layer)
         self.count += 1
-        self._last[_key(last.output(0))] = made
+        self._last[place_of(last.output(0))] = made
         return made if last is node else None
 
     def _first_convolution(self, node: Any) -> Any:
         """As a product of matrices. OpenVINO convolves faster than that, but then copies each number for itself to have
         the channels last, which takes several times as long."""
         o, (_, out, height, width) = self._opset, node.get_output_shape(0)
-        tensor, weights = node.input_value(0), _constant(node.input_value(1))
-        x = self._with_channels_first(tensor) if _key(tensor) in self._last else tensor
+        tensor, weights = node.input_value(0), constant(node.input_value(1))
+        x = self._with_channels_first(tensor) if place_of(tensor) in self._last else tensor
         given = node.get_attributes()
         ends = (self._ints(0, 0, *given[name]) for name in ("pads_begin", "pads_end"))
         x = o.pad(x, *ends, "constant", o.constant(np.float32(0)))
@@ -251,17 +256,21 @@ class _Writer:
         return self._shaped(o.matmul(planes, o.constant(kernel), True, False), 1, height, width, out)
 
     def _with_channels_last(self, tensor: Any) -> Any:
-        key, value = _key(tensor), _constant(tensor)
+        key, value = place_of(tensor), constant(tensor)
         if key not in self._last:
             if value is not None:
-                made = self._opset.constant(np.ascontiguousarray(value.transpose(_LAST)))
+                made = self._constant_like(np.ascontiguousarray(value.transpose(_LAST)), tensor)
             else:
                 made = self._opset.transpose(tensor, self._ints(*_LAST))
             self._last[key] = made.output(0)
         return self._last[key]
 
+    def _constant_like(self, value: np.ndarray, tensor: Any) -> Any:
+        """Of a constant's type."""
+        return self._opset.constant(value)
+
     def _with_channels_first(self, tensor: Any) -> Any:
-        key = _key(tensor)
+        key = place_of(tensor)
         if key not in self._first:
             self._first[key] = self._opset.transpose(self._last[key], self._ints(*_FIRST)).output(0)
         return self._first[key]
@@ -275,14 +284,14 @@ class _Writer:
 
 def _is_worth_it(node: Any, multiple: int) -> bool:
     """Whether a node is a convolution that Winograd's algorithm is for, and large enough to gain."""
-    weights = _plain_kernel(node)
+    weights = plain_kernel(node)
     if weights is None or min(weights.shape[:2]) < _CHANNELS or any(each % multiple for each in weights.shape[:2]):
         return False
     _, _, height, width = _shape(node.output(0))
     return -(-height // TILE) * -(-width // TILE) >= _TILES
 
 
-def _only_one_after(node: Any) -> Any:
+def only_one_after(node: Any) -> Any:
     """The one node that takes what a node makes, None if there are several."""
     after = {each.get_node().get_friendly_name(): each.get_node() for each in node.output(0).get_target_inputs()}
     return next(iter(after.values())) if len(after) == 1 else None
@@ -290,20 +299,20 @@ def _only_one_after(node: Any) -> Any:
 
 def _is_first(node: Any) -> bool:
     """Whether a node is a convolution of as few channels as pictures have, to many."""
-    weights = _plain_kernel(node)
+    weights = plain_kernel(node)
     return weights is not None and weights.shape[1] <= _COLOURS and weights.shape[0] >= _CHANNELS
 
 
-def _plain_kernel(node: Any) -> Any:
-    """The weights of a convolution of 3x3 positions of one picture in float32, in steps of one; None of others."""
-    if node.get_type_name() != "Convolution" or node.get_output_element_type(0).get_type_name() != "f32":
+def plain_kernel(node: Any, kind: str = "f32") -> Any:
+    """The weights of a convolution of 3x3 positions of one picture in that type, in steps of one; None of others."""
+    if node.get_type_name() != "Convolution" or node.get_output_element_type(0).get_type_name() != kind:
         return None
-    weights, given, shape = _constant(node.input_value(1)), node.get_attributes(), _shape(node.output(0))
+    weights, given, shape = constant(node.input_value(1)), node.get_attributes(), _shape(node.output(0))
     plain = list(given["strides"]) == list(given["dilations"]) == [1, 1] and shape and shape[0] == 1
     return weights if plain and weights is not None and weights.shape[2:] == (3, 3) else None
 
 
-def _pools(node: Any) -> str | None:
+def pools(node: Any) -> str | None:
     """Which pool of 2x2 positions a node is; None if it is none that we write."""
     kind = node.get_type_name()
     if kind not in ("MaxPool", "AvgPool"):
@@ -320,7 +329,7 @@ def _pools(node: Any) -> str | None:
     return str(kind) if plain else None
 
 
-def _repeats(node: Any) -> bool:
+def repeats(node: Any) -> bool:
     """Whether a node repeats positions, as `rules.py` writes that."""
     if node.get_type_name() != "Interpolate":
         return False
@@ -329,7 +338,7 @@ def _repeats(node: Any) -> bool:
     return bool(how == ("nearest", "asymmetric", "floor"))
 
 
-def _looked_at(node: Any) -> Any:
+def looked_at(node: Any) -> Any:
     """The features whose largest in each window of 2x2 a node marks, as `rules.py` writes that; None if it does not."""
 
     def inputs(tensor: Any, kind: str) -> Any:
@@ -338,13 +347,13 @@ def _looked_at(node: Any) -> Any:
 
     def repeated(tensor: Any) -> Any:
         """What a pool made and was then repeated."""
-        given = inputs(tensor, "Interpolate") if _repeats(tensor.get_node()) else None
+        given = inputs(tensor, "Interpolate") if repeats(tensor.get_node()) else None
         pool = given and given[0].get_node()
-        return pool.input_value(0) if pool and _pools(pool) == "MaxPool" else None
+        return pool.input_value(0) if pool and pools(pool) == "MaxPool" else None
 
     first = inputs(node.input_value(0), "Equal")
     numbered = repeated(first[1]) if first else None
-    if numbered is None or _key(numbered) != _key(first[0]):
+    if numbered is None or place_of(numbered) != place_of(first[0]):
         return None
     product = inputs(numbered, "Multiply")
     marked = product and inputs(product[0], "Convert")
@@ -369,10 +378,17 @@ def _shape(tensor: Any) -> tuple[int, ...]:
     return tuple(tensor.get_shape()) if tensor.get_partial_shape().is_static else ()
 
 
-def _key(tensor: Any) -> tuple[str, int]:
+def place_of(tensor: Any) -> tuple[str, int]:
+    """Which tensor of a graph it is: the node that makes it, by name, and which of that one's."""
     return tensor.get_node().get_friendly_name(), tensor.get_index()
 
 
-def _constant(tensor: Any) -> Any:
+def constant(tensor: Any) -> Any:
+    """The numbers of a constant, those of bfloat16 in float32; None of anything else."""
     node = tensor.get_node()
-    return node.get_data() if node.get_type_name() == "Constant" else None
+    if node.get_type_name() != "Constant":
+        return None
+    found = node.get_data()
+    if tensor.get_element_type().get_type_name() != "bf16":
+        return found
+    return (np.array(found).view(np.uint16).astype(np.uint32) << 16).view(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,12 @@ def vgg(
     ops = Ops(Builder())
     b = ops.builder
     image = ops.input("image", (1, "height", "width", 3))
-    x = preprocessed(ops, image, weights.card)
+    card = weights.card
+    backwards = card.channel_order == "bgr"
+    if backwards:
+        # The kernels of the first layer are turned, not the picture: that would be copied, and so would its gradient.
+        card = replace(card, channel_order="rgb", mean=card.mean[::-1], std=card.std[::-1])
+    x = preprocessed(ops, image, card)
     dtype = _dtype(precision)
     if precision != "float32":
         b.opset = BFLOAT16_OPSET
@@ -71,6 +77,8 @@ def vgg(
         pads = [1, 1, 1, 1]
         if padding == "replicate" and name == "block1_conv1":
             x, pads = _edges_repeated(b, x), [0, 0, 0, 0]
+        if name == "block1_conv1" and backwards:
+            kernel = kernel[:, :, ::-1]
         if name == "block1_conv1" and precision != "float32":
             kernel = np.concatenate([kernel, kernel], axis=2)
         parameters = [b.constant(kernel.transpose(3, 2, 0, 1), dtype), b.constant(bias, dtype)]

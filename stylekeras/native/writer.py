@@ -78,7 +78,7 @@ class Function:
         return self._entry.alloca(kind)
 
     @contextmanager
-    def loop(self, stop: Any, step: int = 1) -> Iterator[Any]:
+    def loop(self, stop: Any, step: Any = 1) -> Iterator[Any]:
         """From 0 on, while less than `stop`."""
         write, place = self.write, self.variable(INT)
         check, body, after = (self.function.append_basic_block() for _ in range(3))
@@ -89,7 +89,7 @@ class Function:
         write.cbranch(write.icmp_signed("<", index, stop), body, after)
         write.position_at_end(body)
         yield index
-        write.store(write.add(index, INT(step)), place)
+        write.store(write.add(index, _int(step)), place)
         write.branch(check)
         write.position_at_end(after)
 

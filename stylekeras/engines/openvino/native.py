@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
 import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import openvino
+from openvino import opset13
 
 from stylekeras import style_losses
+from stylekeras.engines import multiplies_bfloat16
 from stylekeras.graphs import APART, RESULT
 from stylekeras.graphs.channels_last import Layer
 from stylekeras.native.threads import Threads, alone
 
 if TYPE_CHECKING:
     from stylekeras.native.convolution import Convolver
+    from stylekeras.native.direct import DirectConvolver
+    from stylekeras.native.gram import Grams
+    from stylekeras.native.pool import Pool
 
 _Run = Callable[[list[np.ndarray], list[np.ndarray]], None]
 
@@ -31,6 +37,13 @@ class Native:
         self.threads = Threads(threads)
 
     @functools.cached_property
+    def has_matrix_unit(self) -> bool:
+        """Whether there is one for bfloat16 that this process may use."""
+        from stylekeras.native import tiles
+
+        return tiles.available()
+
+    @functools.cached_property
     def convolve(self) -> Convolver:
         """Convolutions."""
         # Its compiler takes a moment to load, which most precisions have no use for.
@@ -38,10 +51,32 @@ class Native:
 
         return Convolver(self.threads)
 
+    @functools.cached_property
+    def grams(self) -> Grams:
+        """Gram matrices of features in bfloat16."""
+        from stylekeras.native.gram import Grams
+
+        return Grams(self.threads)
+
+    @functools.cached_property
+    def convolve_low(self) -> DirectConvolver:
+        """Convolutions in bfloat16."""
+        from stylekeras.native.direct import DirectConvolver
+
+        return DirectConvolver(self.threads)
+
+    @functools.cached_property
+    def pool(self) -> Pool:
+        """Pools in bfloat16."""
+        from stylekeras.native.pool import Pool
+
+        return Pool(self.threads)
+
     def rest(self) -> None:
         """Let go of memory that is not in use."""
-        if "convolve" in self.__dict__:
-            self.convolve.rest()
+        for name in ("convolve", "convolve_low"):
+            if name in self.__dict__:
+                getattr(self, name).rest()
 
 
 class Nodes:
@@ -74,6 +109,63 @@ class Nodes:
             convolve(given[0][0], kernels, results[0][0], bias=bias, floor=layer.floor, pads=layer.pads)
 
         return self._node([picture], [[1, *layer.size]], run).output(0)
+
+    def low_convolution(
+        self,
+        picture: openvino.Output,
+        weights: np.ndarray,
+        layer: Layer,
+        *,
+        added: openvino.Output | None = None,
+        mask: openvino.Output | None = None,
+    ) -> openvino.Output:
+        """See `low_channels_last.Layers`."""
+        convolve = self._native.convolve_low
+        inputs = {name: each for name, each in (("added", added), ("mask", mask)) if each is not None}
+        kernels, bias = convolve.kernels(weights), np.array(layer.bias)
+
+        def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
+            seen, *others = (_bits(each[0]) for each in given)
+            further = dict(zip(inputs, others, strict=True))
+            with _low(results[0][0]) as found:
+                convolve(seen, kernels, found, bias=bias, floor=layer.floor, pads=layer.pads, **further)
+
+        return self._low_node([picture, *inputs.values()], [1, *layer.size], run)
+
+    def largest(self, picture: openvino.Output) -> openvino.Output:
+        """See `low_channels_last.Layers`."""
+        pool, (_, height, width, channels) = self._native.pool, picture.get_shape()
+
+        def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
+            with _low(results[0][0]) as found:
+                pool.largest(_bits(given[0][0]), found)
+
+        return self._low_node([picture], [1, height // 2, width // 2, channels], run)
+
+    def winners(self, picture: openvino.Output, gradient: openvino.Output, least: float) -> openvino.Output:
+        """See `low_channels_last.Layers`."""
+        pool, (_, height, width, channels) = self._native.pool, gradient.get_shape()
+
+        def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
+            with _low(results[0][0]) as found:
+                pool.winners(_bits(given[0][0]), _bits(given[1][0]), found, least=least)
+
+        return self._low_node([picture, gradient], [1, 2 * height, 2 * width, channels], run)
+
+    def _low_node(self, inputs: list[openvino.Output], shape: list[int], run: _Run) -> openvino.Output:
+        """One that makes bfloat16. Where OpenVINO imitates that it wants float32 of operators."""
+        if multiplies_bfloat16():
+            return self._node(inputs, [shape], run, openvino.Type.bf16).output(0)
+        return opset13.convert(self._node(inputs, [shape], run), "bf16").output(0)
+
+    def gram(self, features: openvino.Output) -> openvino.Output:
+        """F^T F in float32 of features (positions, channels) in bfloat16, channels a multiple of 32."""
+        grams, channels = self._native.grams, int(features.get_shape()[1])
+
+        def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
+            grams(_bits(given[0]), results[0])
+
+        return self._node([features], [[channels, channels]], run).output(0)
 
     def take_apart(self, model: openvino.Model) -> None:
         """Do with NumPy what is marked by `ops.apart`, all parts that do not need each other at the same time."""
@@ -117,9 +209,15 @@ class Nodes:
         for result, output in zip(results, node.outputs(), strict=True):
             result.replace(output)
 
-    def _node(self, inputs: list[openvino.Output], shapes: list[list[int]], run: _Run) -> _Node:
+    def _node(
+        self,
+        inputs: list[openvino.Output],
+        shapes: list[list[int]],
+        run: _Run,
+        kind: openvino.Type = openvino.Type.f32,
+    ) -> _Node:
         self._runs.append(run)
-        return _Node(inputs, shapes, weakref.ref(self), len(self._runs) - 1)
+        return _Node(inputs, shapes, kind, weakref.ref(self), len(self._runs) - 1)
 
     def run(self, number: int, results: list[np.ndarray], given: list[np.ndarray]) -> None:
         """What an operator does. OpenVINO hands on what an exception says, not what it is: it is kept too."""
@@ -130,9 +228,35 @@ class Nodes:
             raise
 
 
+def _bits(features: np.ndarray) -> np.ndarray:
+    """Of bfloat16. Where OpenVINO imitates that it hands over float32, which is rounded here."""
+    if features.itemsize == 2:
+        return features.view(np.uint16)
+    bits = features.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+@contextlib.contextmanager
+def _low(result: np.ndarray) -> Iterator[np.ndarray]:
+    """A result in bfloat16, as bits to write; likewise."""
+    if result.itemsize == 2:
+        yield result.view(np.uint16)
+        return
+    found = np.empty(result.shape, np.uint16)
+    yield found
+    result[...] = (found.astype(np.uint32) << 16).view(np.float32)
+
+
 def _cut_off(nodes: list[_Node]) -> None:
     for node in nodes:
         node.set_arguments([])
+
+
+class LowNodes:
+    """See `low_channels_last.Layers`."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.convolution, self.largest, self.winners = nodes.low_convolution, nodes.largest, nodes.winners
 
 
 class _Part(NamedTuple):
@@ -171,9 +295,15 @@ class _Node(openvino.Op):  # type: ignore[misc]
     """An operator of `Nodes`, by its number there."""
 
     def __init__(
-        self, inputs: list[openvino.Output], shapes: list[list[int]], owner: weakref.ref[Nodes], number: int
+        self,
+        inputs: list[openvino.Output],
+        shapes: list[list[int]],
+        kind: openvino.Type,
+        owner: weakref.ref[Nodes],
+        number: int,
     ) -> None:
         self._shapes = shapes
+        self._kind = kind
         self._owner = owner
         self._number = number
         # Asks for what it makes.
@@ -186,11 +316,11 @@ class _Node(openvino.Op):  # type: ignore[misc]
         """As every operator."""
         self.set_output_size(len(self._shapes))
         for i, shape in enumerate(self._shapes):
-            self.set_output_type(i, openvino.Type.f32, openvino.PartialShape(shape))
+            self.set_output_type(i, self._kind, openvino.PartialShape(shape))
 
     def clone_with_new_inputs(self, new_inputs: list[openvino.Output]) -> _Node:
         """As every operator."""
-        return _Node(new_inputs, self._shapes, self._owner, self._number)
+        return _Node(new_inputs, self._shapes, self._kind, self._owner, self._number)
 
     def has_evaluate(self) -> bool:
         """As every operator."""

@@ -1,0 +1,59 @@
+"""Changes of OpenVINO's graphs that spare it bringing features from one layout into another.
+
+It keeps features with channels last in memory wherever it convolves, whatever the order of their axes in the graph, and
+a change of that order that nothing but a reshaping reads costs nothing. Read by sums too, it takes as long as some
+convolutions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import openvino
+from openvino import opset13
+
+
+def drop_identities(model: openvino.Model) -> None:
+    """Leave out nodes that do nothing but hide what comes before them, in place."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Identity":
+            _replace(node.output(0), node.input_value(0))
+
+
+def sum_first(model: openvino.Model) -> None:
+    """Take sums before their order is changed, not after, in place."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "ReduceSum":
+            _sum_first(node)
+
+
+def _sum_first(node: openvino.Node) -> None:
+    """A sum of what was transposed: sum, and transpose the little that is left."""
+    turned, axes = node.input_value(0).get_node(), _constant(node.input_value(1))
+    if turned.get_type_name() != "Transpose" or axes is None:
+        return
+    order = _constant(turned.input_value(1))
+    if order is None:
+        return
+    source = turned.input_value(0)
+    summed = [int(axis) % len(order) for axis in axes.ravel()]
+    left = [int(place) for axis, place in enumerate(order) if axis not in summed]
+    keep = bool(node.get_attributes()["keep_dims"])
+    found = opset13.reduce_sum(source, np.array([int(order[axis]) for axis in summed]), keep)
+    places = [int(place) for place in order] if keep else [sorted(left).index(place) for place in left]
+    if places != sorted(places):
+        found = opset13.transpose(found, np.array(places))
+    _replace(node.output(0), found.output(0))
+
+
+def _replace(old: openvino.Output, new: openvino.Output) -> None:
+    """Let everything read another output. A result of the model keeps its name."""
+    names = old.get_names()
+    old.replace(new)
+    if names:
+        new.add_names(names)
+
+
+def _constant(output: openvino.Output) -> np.ndarray | None:
+    """Its numbers, None if they are not known."""
+    node = output.get_node()
+    return np.array(node.data) if node.get_type_name() == "Constant" else None

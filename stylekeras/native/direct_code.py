@@ -1,0 +1,231 @@
+"""A convolution of 3x3 in bfloat16 as machine code for processors that multiply matrices (`tiles`).
+
+Some rows of the picture are laid out so that all a tile takes lies in one piece, and stay in the second cache:
+
+    fill        rows, with zeros around them, in groups of 32 channels: (groups, rows, columns, 32)
+    products    for 32 channels out, of 32 positions one after the other, nine shifts of each group of channels
+    finish      plus a bias and perhaps what is there to be added, at least a floor, 0 where a mask is not positive,
+                rounded to bfloat16
+
+Positions run on over the ends of rows, two columns more than the result has: those are left out when it is written. So
+few of them are wasted however narrow a picture is. Four tiles hold sums, and two each the factors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+
+from stylekeras.native import writer
+from stylekeras.native.tiles import BYTES, DEPTH, HALF, ROWS, TILE, WORD, TileFunction
+from stylekeras.native.writer import FLOAT, INT, POINTER
+
+# Channels at a time, in and out, and positions.
+GROUP = DEPTH
+STEP = 2 * ROWS
+SIDE = 3
+# What a run is told, in this order: height, width and channels of the picture, and channels out, both even numbers; the
+# first row of the picture that it needs, and the column, both perhaps before its beginning; rows and columns that are
+# laid out, and positions from one group of channels to the next; positions to be made, a multiple of STEP; the first
+# group of channels out and the one after the last.
+PLACES = (
+    *("height", "width", "channels", "channels_out", "top", "left"),
+    *("rows", "columns", "apart", "positions", "first", "last"),
+)
+# Tiles: of the sums, two by two, and of the factors.
+_SUMS, _LEFT, _RIGHT = range(4), (4, 5), (6, 7)
+_ROW, _HALVES = ir.VectorType(WORD, ROWS), ir.VectorType(HALF, ROWS)
+
+
+class _Rounded(ir.types.Type):  # type: ignore[misc]
+    """LLVM's name for bfloat16, which llvmlite has none for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Rounded)
+
+    def __hash__(self) -> int:
+        return hash(_Rounded)
+
+
+@functools.cache
+def compiled(*, imitated: bool = False) -> Callable[..., None]:
+    """`run(picture, kernels, bias, floor, added, mask, result, scratch, offsets, places)`: addresses, a float32 and,
+    for `PLACES`, the address of 64 bit integers.
+
+    Picture (height, width, channels) and result, (positions, channels out) somehow, are bfloat16; of each position that
+    is computed `offsets` says where in the result it begins, in bytes, or -1. What is added and the mask are as the
+    result, or nowhere, at 0; channels out are a multiple of 32 then. Kernels are (channels out / 32, channels
+    / 32, 9, 2, 16, 16, 2): of each shift two tiles of 16 channels out, in which channels in are next to each other by
+    twos.
+    """
+    module = ir.Module("direct")
+    _write_run(module, _write_fill(module), imitated=imitated)
+    kinds = (*[ctypes.c_void_p] * 3, ctypes.c_float, *[ctypes.c_void_p] * 6)
+    return writer.compiled(module, "run", *kinds)
+
+
+def _write_fill(module: ir.Module) -> Any:
+    """A row of a group of channels, of each column `some` channels and zeros up to 32; zeros where there is none."""
+    kinds = {"row": POINTER, "to": POINTER, "inside": ir.IntType(1), "width": INT, "apart": INT, "left": INT}
+    f = TileFunction(module, "fill", kinds | {"columns": INT, "some": INT}, imitated=False)
+    given, write = f.given, f.write
+    with f.loop(given["columns"]) as column:
+        at = f.total(given["left"], column)
+        there = write.and_(given["inside"], f.all((at, ">=", 0), (at, "<", given["width"])))
+        source, to = f.byte(given["row"], f.times(at, given["apart"])), f.byte(given["to"], f.times(column, BYTES))
+        whole = f.all((given["some"], "==", GROUP))
+        with write.if_else(write.and_(there, whole)) as (all_, rest):
+            with all_:
+                write.store(write.load(source, align=2, typ=f.vector), to, align=4)
+            with rest:
+                write.store(ir.Constant(f.vector, [0.0] * f.width), to, align=4)
+                with write.if_then(there):
+                    _copy(f, source, to, given["some"])
+    write.ret_void()
+    return f.function
+
+
+def _copy(f: TileFunction, source: Any, to: Any, count: Any) -> None:
+    """An even number of bfloat16."""
+    with f.loop(f.times(count, 2), 4) as i:
+        f.write.store(f.write.load(f.byte(source, i), align=2, typ=WORD), f.byte(to, i), align=2)
+
+
+def _write_run(module: ir.Module, fill: Any, *, imitated: bool) -> None:
+    names = ("picture", "kernels", "bias", "floor", "added", "mask", "result", "scratch", "offsets", "places")
+    kinds = {name: FLOAT if name == "floor" else POINTER for name in names}
+    f = TileFunction(module, "run", kinds, imitated=imitated)
+    given, write = f.given, f.write
+    told = {name: write.load(f.byte(given["places"], INT(8 * i)), align=8, typ=INT) for i, name in enumerate(PLACES)}
+    groups = write.sdiv(f.total(told["channels"], GROUP - 1), INT(GROUP))
+    _lay_out(f, fill, told, groups)
+    sums, narrow = f.memory(STEP * 2 * BYTES), f.memory(BYTES)
+    floor = f.spread(given["floor"])
+    with f.laid_out(), f.loop(write.sub(told["last"], told["first"])) as number:
+        out = f.total(told["first"], number)
+        kernel = f.byte(given["kernels"], f.times(out, groups, SIDE * SIDE * 2 * TILE))
+        some = _at_most(f, GROUP, write.sub(told["channels_out"], f.times(out, GROUP)))
+        bias = [f.load(given["bias"], f.total(f.times(out, GROUP), i * ROWS)) for i in range(2)]
+        with f.loop(told["positions"], STEP) as position:
+            for i in _SUMS:
+                f.clear_tile(i)
+            with f.loop(groups) as group:
+                source = f.byte(given["scratch"], f.times(f.total(f.times(group, told["apart"]), position), BYTES))
+                factor = f.byte(kernel, f.times(group, SIDE * SIDE * 2 * TILE))
+                for shift in range(SIDE * SIDE):
+                    further = f.total(f.times(told["columns"], shift // SIDE * BYTES), shift % SIDE * BYTES)
+                    left = [f.byte(source, f.total(further, i * TILE)) for i in range(2)]
+                    right = [f.byte(factor, INT((2 * shift + half) * TILE)) for half in range(2)]
+                    _add_products(f, left, right)
+            for i in _SUMS:
+                f.store_tile(i, f.byte(sums, INT((i // 2 * 2 * ROWS + i % 2) * BYTES)), INT(2 * BYTES))
+            _finish(f, _Finish(sums, narrow, bias, floor, some, position, f.times(out, 2 * GROUP)), imitated=imitated)
+    write.ret_void()
+
+
+class _Finish(NamedTuple):
+    """Memory of the sums, and for what is not a whole group of channels; by half groups what is added; the least that
+    results are; how many channels of the group there are; the first position, and how far on in bytes the group is."""
+
+    sums: Any
+    narrow: Any
+    bias: list[Any]
+    floor: Any
+    some: Any
+    position: Any
+    further: Any
+
+
+def _finish(f: TileFunction, given: _Finish, *, imitated: bool) -> None:
+    """From sums to the result."""
+    write = f.write
+    there = {name: write.icmp_unsigned("!=", write.ptrtoint(f.given[name], INT), INT(0)) for name in ("added", "mask")}
+    whole = f.all((given.some, "==", GROUP))
+    with f.loop(INT(STEP)) as i:
+        offset = write.load(f.byte(f.given["offsets"], f.times(f.total(given.position, i), 8)), align=8, typ=INT)
+        with write.if_then(write.icmp_signed(">=", offset, INT(0))):
+            start = f.total(offset, given.further)
+            to = f.byte(f.given["result"], start)
+            place = write.select(whole, to, given.narrow)
+            for half in range(2):
+                at = f.total(start, half * 2 * ROWS)
+                value = write.fadd(f.load(given.sums, f.total(f.times(i, 2 * ROWS), half * ROWS)), given.bias[half])
+                value = _if(f, there["added"], value, partial(_plus, f, at))
+                # What is not a number stays that.
+                value = write.select(write.fcmp_ordered("<", value, given.floor), given.floor, value)
+                value = _if(f, there["mask"], value, partial(_masked, f, at))
+                write.store(_rounded(f, value, imitated=imitated), f.byte(place, INT(half * 2 * ROWS)), align=2)
+            with write.if_then(write.not_(whole)):
+                _copy(f, given.narrow, to, given.some)
+
+
+def _add_products(f: TileFunction, left: list[Any], right: list[Any]) -> None:
+    """Of all pairs of tiles at those addresses, to the sums."""
+    for register, address in zip((*_LEFT, *_RIGHT), (*left, *right), strict=True):
+        f.load_tile(register, address, INT(BYTES))
+    for i in _SUMS:
+        f.add_product(i, _LEFT[i // 2], _RIGHT[i % 2])
+
+
+def _if(f: TileFunction, condition: Any, value: Any, change: Callable[[Any], Any]) -> Any:
+    """A vector, changed where a condition holds."""
+    before = f.write.block
+    with f.write.if_then(condition):
+        changed, within = change(value), f.write.block
+    found = f.write.phi(value.type)
+    found.add_incoming(value, before)
+    found.add_incoming(changed, within)
+    return found
+
+
+def _halves(f: TileFunction, name: str, place: Any) -> Any:
+    return f.write.load(f.byte(f.given[name], place), align=2, typ=_HALVES)
+
+
+def _plus(f: TileFunction, place: Any, value: Any) -> Any:
+    bits = f.write.zext(_halves(f, "added", place), _ROW)
+    return f.write.fadd(value, f.write.bitcast(f.write.shl(bits, ir.Constant(_ROW, [16] * ROWS)), value.type))
+
+
+def _masked(f: TileFunction, place: Any, value: Any) -> Any:
+    # As bfloat16, whole numbers of 16 bits are positive or not.
+    positive = f.write.icmp_signed(">", _halves(f, "mask", place), ir.Constant(_HALVES, [0] * ROWS))
+    return f.write.select(positive, value, ir.Constant(value.type, [0.0] * ROWS))
+
+
+def _rounded(f: TileFunction, value: Any, *, imitated: bool) -> Any:
+    """A vector in bfloat16. Processors without it would call a function of the compiler's that is not there."""
+    if not imitated:
+        return f.write.fptrunc(value, ir.VectorType(_Rounded(), ROWS))
+    bits = f.write.bitcast(value, _ROW)
+    sixteen, one, half = (ir.Constant(_ROW, [number] * ROWS) for number in (16, 1, 0x7FFF))
+    even = f.write.and_(f.write.lshr(bits, sixteen), one)
+    return f.write.trunc(f.write.lshr(f.write.add(f.write.add(bits, half), even), sixteen), _HALVES)
+
+
+def _lay_out(f: TileFunction, fill: Any, told: dict[str, Any], groups: Any) -> None:
+    write = f.write
+    apart = f.times(told["channels"], 2)
+    with f.loop(told["rows"]) as row:
+        at = f.total(told["top"], row)
+        inside = f.all((at, ">=", 0), (at, "<", told["height"]))
+        # Of a row that is not there the address is never used.
+        start = f.byte(f.given["picture"], f.times(at, told["width"], apart))
+        with f.loop(groups) as group:
+            place = f.total(f.times(group, told["apart"]), f.times(row, told["columns"]))
+            to = f.byte(f.given["scratch"], f.times(place, BYTES))
+            source = f.byte(start, f.times(group, 2 * GROUP))
+            some = _at_most(f, GROUP, write.sub(told["channels"], f.times(group, GROUP)))
+            write.call(fill, [source, to, inside, told["width"], apart, told["left"], told["columns"], some])
+
+
+def _at_most(f: TileFunction, most: int, number: Any) -> Any:
+    return f.write.select(f.write.icmp_signed("<", number, INT(most)), number, INT(most))

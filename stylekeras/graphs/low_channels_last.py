@@ -34,6 +34,14 @@ class Layers(Protocol):
         """The largest of 2x2 positions each."""
         ...
 
+    def mean(self, picture: Any) -> Any:
+        """The mean of 2x2 positions each."""
+        ...
+
+    def repeated(self, gradient: Any) -> Any:
+        """Each position four times, (1, 2 h, 2 w, c)."""
+        ...
+
     def winners(self, picture: Any, gradient: Any, least: float) -> Any:
         """The gradient of `largest`, from that of its result, for all that it looks at; 0 where the largest is not more
         than `least`."""
@@ -60,9 +68,9 @@ def _is_known(node: Any) -> bool:
     if kind == "Convolution":
         weights = channels_last.plain_kernel(node, _LOW)
         return weights is not None and not any(each % 2 for each in weights.shape[:2])
-    if kind == "MaxPool":
+    if kind in ("MaxPool", "AvgPool"):
         return channels_last.pools(node) == kind and int(node.get_output_shape(0)[1]) % _POOLED == 0
-    return kind not in ("AvgPool", "GroupConvolution", "ConvolutionBackpropData")
+    return kind not in ("GroupConvolution", "ConvolutionBackpropData")
 
 
 class _Masked(NamedTuple):
@@ -94,8 +102,9 @@ class _Writer(channels_last.Writer):
     def _written(self, node: Any, kind: str) -> Any:
         if kind == "Convolution":
             return self._convolution(node)
-        if kind == "MaxPool":
-            return self._ours.largest(self._with_channels_last(node.input_value(0)))
+        if kind in ("MaxPool", "AvgPool"):
+            pool = self._ours.largest if kind == "MaxPool" else self._ours.mean
+            return pool(self._with_channels_last(node.input_value(0)))
         if kind == "Multiply":
             found = self._gradient_of_pool(node)
             if found is not None:
@@ -148,6 +157,15 @@ class _Writer(channels_last.Writer):
             least = 0.0
         gradient = self._with_channels_last(repeated.input_value(0))
         return self._ours.winners(self._with_channels_last(whole), gradient, least)
+
+    def _doubled(self, node: Any, x: Any) -> Any:
+        _, height, width, channels = x.get_shape()
+        after = {each.get_node().get_type_name() for each in node.output(0).get_target_inputs()}
+        # Those of `_gradient_of_pool` are never looked at.
+        if not channels_last.repeats(node) or channels % _POOLED or after & {"Equal", "Multiply"}:
+            return super()._doubled(node, x)
+        whole = (1, channels, 2 * height, 2 * width)
+        return self._ours.repeated(x) if tuple(node.get_output_shape(0)) == whole else None
 
     def _wide(self, tensor: Any) -> Any:
         """With channels last, or a number."""

@@ -39,7 +39,7 @@ PLACES = (
 )
 # Tiles: of the sums, two by two, and of the factors.
 _SUMS, _LEFT, _RIGHT = range(4), (4, 5), (6, 7)
-_ROW, _HALVES = ir.VectorType(WORD, ROWS), ir.VectorType(HALF, ROWS)
+_HALVES = ir.VectorType(HALF, ROWS)
 
 
 class _Rounded(ir.types.Type):  # type: ignore[misc]
@@ -191,8 +191,7 @@ def _halves(f: TileFunction, name: str, place: Any) -> Any:
 
 
 def _plus(f: TileFunction, place: Any, value: Any) -> Any:
-    bits = f.write.zext(_halves(f, "added", place), _ROW)
-    return f.write.fadd(value, f.write.bitcast(f.write.shl(bits, ir.Constant(_ROW, [16] * ROWS)), value.type))
+    return f.write.fadd(value, f.numbers(_halves(f, "added", place)))
 
 
 def _masked(f: TileFunction, place: Any, value: Any) -> Any:
@@ -203,12 +202,7 @@ def _masked(f: TileFunction, place: Any, value: Any) -> Any:
 
 def _rounded(f: TileFunction, value: Any, *, imitated: bool) -> Any:
     """A vector in bfloat16. Processors without it would call a function of the compiler's that is not there."""
-    if not imitated:
-        return f.write.fptrunc(value, ir.VectorType(_Rounded(), ROWS))
-    bits = f.write.bitcast(value, _ROW)
-    sixteen, one, half = (ir.Constant(_ROW, [number] * ROWS) for number in (16, 1, 0x7FFF))
-    even = f.write.and_(f.write.lshr(bits, sixteen), one)
-    return f.write.trunc(f.write.lshr(f.write.add(f.write.add(bits, half), even), sixteen), _HALVES)
+    return f.bits(value) if imitated else f.write.fptrunc(value, ir.VectorType(_Rounded(), ROWS))
 
 
 def _lay_out(f: TileFunction, fill: Any, told: dict[str, Any], groups: Any) -> None:

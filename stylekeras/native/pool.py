@@ -1,8 +1,8 @@
-"""Pooling on NumPy arrays: threads for `pool_code`."""
+"""Pools on NumPy arrays: threads for `pool_code`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,38 +11,58 @@ from stylekeras.native.threads import Threads
 
 
 class Pool:
-    """The largest of 2x2 positions in bfloat16, 16 bits each; from several threads at once if wanted."""
+    """Pools of 2x2 positions in bfloat16, 16 bits each; from several threads at once if wanted.
+
+    All arrays are contiguous: features (h, w, c), c a multiple of 16, and the pool's result or gradient
+    (h // 2, w // 2, c).
+    """
 
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
-        self._largest, self._winners = pool_code.largest(), pool_code.winners()
+        self._code = pool_code.compiled()
 
     def largest(self, features: np.ndarray, result: np.ndarray) -> None:
-        """Features (h, w, c), c a multiple of 16, to (h // 2, w // 2, c); both contiguous."""
-        rows, across, channels = result.shape
-        down = features.strides[0]
+        """The largest of each window."""
+        self._pool(self._code.largest, features, result)
 
-        def run(part: slice) -> None:
-            given = (features[2 * part.start :].ctypes.data, result[part].ctypes.data, part.stop - part.start)
-            self._largest(*given, across, channels, down)
-
-        self._threads.share(run, self._parts(rows))
+    def mean(self, features: np.ndarray, result: np.ndarray) -> None:
+        """The mean of each window."""
+        self._pool(self._code.mean, features, result)
 
     def winners(
         self, features: np.ndarray, gradient: np.ndarray, result: np.ndarray, *, least: float = -np.inf
     ) -> None:
-        """Of features (h, w, c) and the pool's gradient (h // 2, w // 2, c) that of the features that pooling looks at,
-        (2 (h // 2), 2 (w // 2), c); all contiguous. It is 0 where the largest is not more than `least`."""
-        rows, across, channels = gradient.shape
-        down = features.strides[0]
+        """The gradient of `largest` in all features that it looks at, (2 (h // 2), 2 (w // 2), c), from that in its
+        result. It is 0 where the largest is not more than `least`."""
 
-        def run(part: slice) -> None:
-            wide = slice(2 * part.start, 2 * part.stop)
-            given = (features[wide].ctypes.data, gradient[part].ctypes.data, result[wide].ctypes.data)
-            self._winners(*given, least, part.stop - part.start, across, channels, down)
+        def run(first: int, last: int) -> None:
+            wide = slice(2 * first, 2 * last)
+            given = (_at(features[wide]), _at(gradient[first:last]), _at(result[wide]))
+            self._code.winners(*given, least, last - first, *gradient.shape[1:], features.strides[0])
 
-        self._threads.share(run, self._parts(rows))
+        self._share(run, len(gradient))
 
-    def _parts(self, rows: int) -> Iterator[slice]:
+    def repeated(self, gradient: np.ndarray, result: np.ndarray) -> None:
+        """Each position four times, (2 h', 2 w', c)."""
+
+        def run(first: int, last: int) -> None:
+            given = (_at(gradient[first:last]), _at(result[2 * first : 2 * last]))
+            self._code.repeated(*given, last - first, *gradient.shape[1:], 0)
+
+        self._share(run, len(gradient))
+
+    def _pool(self, code: Callable[..., None], features: np.ndarray, result: np.ndarray) -> None:
+        def run(first: int, last: int) -> None:
+            given = (_at(features[2 * first : 2 * last]), _at(result[first:last]))
+            code(*given, last - first, *result.shape[1:], features.strides[0])
+
+        self._share(run, len(result))
+
+    def _share(self, run: Callable[[int, int], None], rows: int) -> None:
         count = min(rows, self._threads.count)
-        return (slice(rows * i // count, rows * (i + 1) // count) for i in range(count))
+        bounds = [rows * i // count for i in range(count + 1)] if rows else [0]
+        self._threads.share(lambda i: run(bounds[i], bounds[i + 1]), range(len(bounds) - 1))
+
+
+def _at(array: np.ndarray) -> int:
+    return int(array.ctypes.data)

@@ -1,4 +1,4 @@
-"""Pooling by the largest of 2x2 positions, and its gradient, in bfloat16 with channels last, as machine code."""
+"""Pools of 2x2 positions and their gradients, in bfloat16 with channels last, as machine code."""
 
 from __future__ import annotations
 
@@ -11,70 +11,87 @@ from typing import Any
 from llvmlite import ir
 
 from stylekeras.native import writer
-from stylekeras.native.tiles import HALF, ROWS, WORD, TileFunction
+from stylekeras.native.tiles import HALF, ROWS, TileFunction
 from stylekeras.native.writer import FLOAT, INT, POINTER
 
 # Channels at a time.
 STEP = ROWS
-_WORDS, _HALVES, _FLOATS = (ir.VectorType(kind, STEP) for kind in (WORD, HALF, FLOAT))
+_HALVES = ir.VectorType(HALF, STEP)
+# Of the parameters of functions.
+_C = {"ptr": ctypes.c_void_p, "float": ctypes.c_float, "i64": ctypes.c_int64}
 _WINDOW = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
-@functools.cache
-def largest() -> Callable[..., None]:
-    """`run(features, result, rows, across, channels, down)`: addresses and 64 bit integers.
+class Code:
+    """Machine code of pools and their gradients.
 
-    `rows` (across, channels) of the result, of twice as many rows of features, which are `down` bytes apart; channels
-    are a multiple of `STEP`.
+    Each is called with addresses and with 64 bit integers: `rows` and columns (`across`) of the pool's result to do,
+    `channels`, a multiple of `STEP`, and how many bytes rows of the features are apart (`down`).
+
+    largest, mean: `(features, result, rows, across, channels, down)`.
+    winners: `(features, gradient, result, least, rows, across, channels, down)`. Of the gradient of `largest` that in
+        the features, as many as it looks at: it goes to the first of the largest of a window, if that is larger than
+        `least`, a float32.
+    repeated: `(gradient, result, rows, across, channels, down)`: to all of a window; `down` says nothing here.
     """
-    module, kinds = ir.Module("pool"), {"features": POINTER, "result": POINTER}
-    f, write, at = _begun(module, kinds)
-    with _loops(f) as (row, column, channel):
-        window = [_number(f, _loaded(f, "features", at(row, column, channel, *each))) for each in _WINDOW]
-        bits = write.lshr(write.bitcast(_most(f, window), _WORDS), ir.Constant(_WORDS, [16] * STEP))
-        write.store(write.trunc(bits, _HALVES), f.byte(f.given["result"], _pooled(f, row, column, channel)), align=2)
-    write.ret_void()
-    return writer.compiled(module, "run", *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 4)
+
+    def __init__(self) -> None:
+        self.largest = _pool(_most)
+        self.mean = _pool(_mean)
+        self.winners = _winners()
+        self.repeated = _repeated()
 
 
 @functools.cache
-def winners() -> Callable[..., None]:
-    """`run(features, gradient, result, least, rows, across, channels, down)`: as `largest`.
+def compiled() -> Code:
+    """The code for this processor, compiled when it is first asked for."""
+    return Code()
 
-    Of `rows` of the pool's gradient those of the features, as many as pooling looks at: it goes to the first of the
-    largest of a window, if that is larger than `least`, a float32.
-    """
-    module, kinds = ir.Module("pool"), {"features": POINTER, "gradient": POINTER, "result": POINTER, "least": FLOAT}
-    f, write, at = _begun(module, kinds)
-    least = f.spread(f.given["least"])
+
+def _pool(of: Callable[[TileFunction, list[Any]], Any]) -> Callable[..., None]:
+    f = _begun("features", "result")
     with _loops(f) as (row, column, channel):
-        window = [_number(f, _loaded(f, "features", at(row, column, channel, *each))) for each in _WINDOW]
+        window = [f.numbers(each) for each in _window(f, row, column, channel)]
+        f.write.store(f.bits(of(f, window)), f.byte(f.given["result"], _pooled(f, row, column, channel)), align=2)
+    return _done(f)
+
+
+def _winners() -> Callable[..., None]:
+    f = _begun("features", "gradient", "result", "least")
+    write, nothing, least = f.write, ir.Constant(_HALVES, [0] * STEP), f.spread(f.given["least"])
+    with _loops(f) as (row, column, channel):
+        window = [f.numbers(each) for each in _window(f, row, column, channel)]
+        most = _most(f, window)
         gradient = _loaded(f, "gradient", _pooled(f, row, column, channel))
-        most, nothing = _most(f, window), ir.Constant(_HALVES, [0] * STEP)
         gradient = write.select(write.fcmp_ordered(">", most, least), gradient, nothing)
         taken: Any = None
-        wide = f.times(2, f.given["across"])
-        for (i, j), value in zip(_WINDOW, window, strict=True):
+        for place, value in zip(_WINDOW, window, strict=True):
             equal = write.fcmp_ordered("==", value, most)
             wins = equal if taken is None else write.and_(equal, write.not_(taken))
             taken = equal if taken is None else write.or_(taken, equal)
-            position = f.total(f.times(f.total(f.times(2, row), i), wide), f.times(2, column), j)
-            to = f.times(2, f.total(f.times(position, f.given["channels"]), channel))
-            write.store(write.select(wins, gradient, nothing), f.byte(f.given["result"], to), align=2)
-    write.ret_void()
-    return writer.compiled(module, "run", *[ctypes.c_void_p] * 3, ctypes.c_float, *[ctypes.c_int64] * 4)
+            _store(f, write.select(wins, gradient, nothing), row, column, channel, *place)
+    return _done(f)
 
 
-def _begun(module: ir.Module, kinds: dict[str, Any]) -> Any:
-    """A function, what writes it, and where a position of a window is."""
-    numbers = dict.fromkeys(("rows", "across", "channels", "down"), INT)
-    f = TileFunction(module, "run", kinds | numbers, imitated=False)
+def _repeated() -> Callable[..., None]:
+    f = _begun("gradient", "result")
+    with _loops(f) as (row, column, channel):
+        gradient = _loaded(f, "gradient", _pooled(f, row, column, channel))
+        for place in _WINDOW:
+            _store(f, gradient, row, column, channel, *place)
+    return _done(f)
 
-    def at(row: Any, column: Any, channel: Any, i: int, j: int) -> Any:
-        position = f.times(f.total(f.times(2, column), j), f.given["channels"])
-        return f.total(f.times(f.total(f.times(2, row), i), f.given["down"]), f.times(2, f.total(position, channel)))
 
-    return f, f.write, at
+def _begun(*names: str) -> TileFunction:
+    kinds: dict[str, Any] = {name: FLOAT if name == "least" else POINTER for name in names}
+    kinds |= dict.fromkeys(("rows", "across", "channels", "down"), INT)
+    return TileFunction(ir.Module("pool"), "run", kinds, imitated=False)
+
+
+def _done(f: TileFunction) -> Callable[..., None]:
+    f.write.ret_void()
+    kinds = [_C[str(each.type)] for each in f.function.args]
+    return writer.compiled(f.function.module, "run", *kinds)
 
 
 @contextmanager
@@ -84,20 +101,32 @@ def _loops(f: TileFunction) -> Iterator[tuple[Any, Any, Any]]:
         yield row, column, channel
 
 
+def _window(f: TileFunction, row: Any, column: Any, channel: Any) -> list[Any]:
+    """The features that a position of the pool looks at."""
+    found = []
+    for i, j in _WINDOW:
+        position = f.times(f.total(f.times(2, column), j), f.given["channels"])
+        start = f.times(f.total(f.times(2, row), i), f.given["down"])
+        found.append(_loaded(f, "features", f.total(start, f.times(2, f.total(position, channel)))))
+    return found
+
+
 def _pooled(f: TileFunction, row: Any, column: Any, channel: Any) -> Any:
     """Where a position of the pool is, in bytes."""
     position = f.total(f.times(row, f.given["across"]), column)
     return f.times(2, f.total(f.times(position, f.given["channels"]), channel))
 
 
+def _store(f: TileFunction, value: Any, row: Any, column: Any, channel: Any, i: int, j: int) -> None:
+    """In the result, at one of the positions that a position of the pool looks at."""
+    wide = f.times(2, f.given["across"])
+    position = f.total(f.times(f.total(f.times(2, row), i), wide), f.times(2, column), j)
+    to = f.times(2, f.total(f.times(position, f.given["channels"]), channel))
+    f.write.store(value, f.byte(f.given["result"], to), align=2)
+
+
 def _loaded(f: TileFunction, name: str, place: Any) -> Any:
     return f.write.load(f.byte(f.given[name], place), align=2, typ=_HALVES)
-
-
-def _number(f: TileFunction, bits: Any) -> Any:
-    """bfloat16 in float32."""
-    wide = f.write.shl(f.write.zext(bits, _WORDS), ir.Constant(_WORDS, [16] * STEP))
-    return f.write.bitcast(wide, _FLOATS)
 
 
 def _most(f: TileFunction, values: list[Any]) -> Any:
@@ -106,3 +135,9 @@ def _most(f: TileFunction, values: list[Any]) -> Any:
     for value in values[1:]:
         found = f.write.select(f.write.fcmp_unordered(">", value, found), value, found)
     return found
+
+
+def _mean(f: TileFunction, values: list[Any]) -> Any:
+    write = f.write
+    total = write.fadd(write.fadd(*values[:2]), write.fadd(*values[2:]))
+    return write.fmul(total, ir.Constant(total.type, [0.25] * STEP))

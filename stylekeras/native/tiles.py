@@ -78,6 +78,22 @@ class TileFunction(Function):
         yield
         self._call("ldtilecfg", before)
 
+    def bits(self, numbers: Any) -> Any:
+        """A vector of float32 as bfloat16, rounded to the nearest, by its bits."""
+        write = self.write
+        wide = ir.VectorType(WORD, numbers.type.count)
+        sixteen, one, half = (ir.Constant(wide, [each] * wide.count) for each in (16, 1, 0x7FFF))
+        found = write.bitcast(numbers, wide)
+        even = write.and_(write.lshr(found, sixteen), one)
+        found = write.lshr(write.add(write.add(found, half), even), sixteen)
+        return write.trunc(found, ir.VectorType(HALF, wide.count))
+
+    def numbers(self, bits: Any) -> Any:
+        """A vector of bfloat16, by its bits, in float32."""
+        wide = ir.VectorType(WORD, bits.type.count)
+        found = self.write.shl(self.write.zext(bits, wide), ir.Constant(wide, [16] * wide.count))
+        return self.write.bitcast(found, ir.VectorType(FLOAT, wide.count))
+
     def clear_tile(self, tile: int) -> None:
         """Zeros."""
         if not self._imitations:

@@ -134,13 +134,29 @@ class Nodes:
 
     def largest(self, picture: openvino.Output) -> openvino.Output:
         """See `low_channels_last.Layers`."""
-        pool, (_, height, width, channels) = self._native.pool, picture.get_shape()
+        return self._pool(self._native.pool.largest, picture)
 
+    def mean(self, picture: openvino.Output) -> openvino.Output:
+        """See `low_channels_last.Layers`."""
+        return self._pool(self._native.pool.mean, picture)
+
+    def _pool(self, pool: Callable[[np.ndarray, np.ndarray], None], picture: openvino.Output) -> openvino.Output:
+        _, height, width, channels = picture.get_shape()
+        return self._resized(pool, picture, [1, height // 2, width // 2, channels])
+
+    def repeated(self, gradient: openvino.Output) -> openvino.Output:
+        """See `low_channels_last.Layers`."""
+        _, height, width, channels = gradient.get_shape()
+        return self._resized(self._native.pool.repeated, gradient, [1, 2 * height, 2 * width, channels])
+
+    def _resized(
+        self, function: Callable[[np.ndarray, np.ndarray], None], given: openvino.Output, shape: list[int]
+    ) -> openvino.Output:
         def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
             with _low(results[0][0]) as found:
-                pool.largest(_bits(given[0][0]), found)
+                function(_bits(given[0][0]), found)
 
-        return self._low_node([picture], [1, height // 2, width // 2, channels], run)
+        return self._low_node([given], shape, run)
 
     def winners(self, picture: openvino.Output, gradient: openvino.Output, least: float) -> openvino.Output:
         """See `low_channels_last.Layers`."""
@@ -256,7 +272,9 @@ class LowNodes:
     """See `low_channels_last.Layers`."""
 
     def __init__(self, nodes: Nodes) -> None:
-        self.convolution, self.largest, self.winners = nodes.low_convolution, nodes.largest, nodes.winners
+        self.convolution = nodes.low_convolution
+        self.largest, self.winners = nodes.largest, nodes.winners
+        self.mean, self.repeated = nodes.mean, nodes.repeated
 
 
 class _Part(NamedTuple):

@@ -1,8 +1,8 @@
-"""Products of matrices in bfloat16, where their result is rounded to it anyway.
+"""Products with features in bfloat16 that need nothing wider than these.
 
-The gradient of a Gram matrix G = F^T F in features F is F times a matrix. The loss and what it says of G are float32's,
-but this product is added to a gradient in bfloat16, from features in bfloat16: all that float32 adds is time, half of
-that of all products with few matrix units' help. The sums within the product are float32's in both.
+A Gram matrix G = F^T F is float32's, but its factors are bfloat16, whose products and sums a matrix unit makes in
+float32: there is nothing to be gained from factors in float32. The gradient in features is F times what the loss says
+of G, and is added to a gradient in bfloat16 and rounded to it: so it is made of factors in it too.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from stylekeras import machines
 from stylekeras.engines import openvino as engine
 from stylekeras.graphs.builder import Builder
 from stylekeras.graphs.trace import Ops
-from stylekeras.native.threads import Threads, aligned, alone
+from stylekeras.native.memory import aligned
+from stylekeras.native.threads import Threads, alone
 from stylekeras.style_losses import wasserstein
 
 

@@ -251,6 +251,18 @@ def test_tiled_is_whole_on_every_engine(rng, engine, style_loss, pooling, paddin
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("style_loss", ["gram", "wasserstein", "sliced"])
+def test_two_styles_that_look_at_the_same(rng, engine, style_loss):
+    """Without masks both have the same sums."""
+    pictures = [scene(rng, 75, 90) for _ in range(4)]
+    given = {"weights": "random", "engine": engine, "style_loss": style_loss, "precision": "float32", **_SHALLOW}
+    whole, tiled = (
+        sk.loss_and_gradient(*pictures[:2], pictures[2:], sk.Settings(tile=tile, **given)) for tile in ("none", 16)
+    )
+    _agree(whole, tiled)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("style_loss", ["wasserstein", "sliced"])
 def test_what_tiles_keep_is_what_a_second_look_finds(monkeypatch, engine, style_loss):
     looks, found = [], []

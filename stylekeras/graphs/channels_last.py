@@ -94,7 +94,7 @@ class Writer:
         if kind in ("Constant", "Parameter") or (node.get_output_size() and place_of(node.output(0)) in self._last):
             return
         found = None
-        if kind != "Result" and len(_shape(node.output(0))) == 4:
+        if kind != "Result" and len(shape_of(node.output(0))) == 4:
             found = self._written(node, kind)
         if found is not None:
             self._last[place_of(node.output(0))] = found
@@ -156,7 +156,7 @@ class Writer:
     def _binary(self, node: Any, kind: str) -> Any:
         given = []
         for tensor in node.input_values():
-            shape = _shape(tensor)
+            shape = shape_of(tensor)
             if len(shape) == 4:
                 given.append(self._with_channels_last(tensor))
             elif np.prod(shape, dtype=int) == 1 and tensor.get_partial_shape().is_static:
@@ -287,7 +287,7 @@ def _is_worth_it(node: Any, multiple: int) -> bool:
     weights = plain_kernel(node)
     if weights is None or min(weights.shape[:2]) < _CHANNELS or any(each % multiple for each in weights.shape[:2]):
         return False
-    _, _, height, width = _shape(node.output(0))
+    _, _, height, width = shape_of(node.output(0))
     return -(-height // TILE) * -(-width // TILE) >= _TILES
 
 
@@ -307,7 +307,7 @@ def plain_kernel(node: Any, kind: str = "f32") -> Any:
     """The weights of a convolution of 3x3 positions of one picture in that type, in steps of one; None of others."""
     if node.get_type_name() != "Convolution" or node.get_output_element_type(0).get_type_name() != kind:
         return None
-    weights, given, shape = constant(node.input_value(1)), node.get_attributes(), _shape(node.output(0))
+    weights, given, shape = constant(node.input_value(1)), node.get_attributes(), shape_of(node.output(0))
     plain = list(given["strides"]) == list(given["dilations"]) == [1, 1] and shape and shape[0] == 1
     return weights if plain and weights is not None and weights.shape[2:] == (3, 3) else None
 
@@ -320,7 +320,7 @@ def pools(node: Any) -> str | None:
     given = node.get_attributes()
     window = (list(given["kernel"]), list(given["strides"]), list(given.get("dilations", [1, 1])))
     pads = [*given["pads_begin"], *given["pads_end"]]
-    before, after = _shape(node.input_value(0)), _shape(node.output(0))
+    before, after = shape_of(node.input_value(0)), shape_of(node.output(0))
     # Nor one that rounds its size up.
     floored = len(before) == len(after) == 4 and all(before[i] // 2 == after[i] for i in (2, 3))
     # Where the maxima are may be asked for too.
@@ -368,13 +368,13 @@ def _drop_broadcasts(model: Any) -> None:
             continue
         for i in range(2):
             before, other = node.input_value(i).get_node(), node.input_value(1 - i)
-            same = _shape(other) and _shape(other) == _shape(node.output(0))
+            same = shape_of(other) and shape_of(other) == shape_of(node.output(0))
             if before.get_type_name() == "Broadcast" and before.get_attributes()["mode"] != "explicit" and same:
                 node.set_argument(i, before.input_value(0))
 
 
-def _shape(tensor: Any) -> tuple[int, ...]:
-    """() too where it is not known."""
+def shape_of(tensor: Any) -> tuple[int, ...]:
+    """A tensor's sizes; () too where they are not known."""
     return tuple(tensor.get_shape()) if tensor.get_partial_shape().is_static else ()
 
 

@@ -53,7 +53,8 @@ def rewrite(model: Any, opset: Any, layers: Layers) -> int:
 
     Returns: how many convolutions our code now does: all or none, and in that case the model is as it was.
     """
-    if not all(map(_is_known, model.get_ordered_ops())):
+    nodes = model.get_ordered_ops()
+    if not all(map(_is_known, nodes)) or not any(node.get_type_name() == "Convolution" for node in nodes):
         return 0
     writer = _Writer(opset, layers)
     for node in model.get_ordered_ops():
@@ -69,7 +70,8 @@ def _is_known(node: Any) -> bool:
         weights = channels_last.plain_kernel(node, _LOW)
         return weights is not None and not any(each % 2 for each in weights.shape[:2])
     if kind in ("MaxPool", "AvgPool"):
-        return channels_last.pools(node) == kind and int(node.get_output_shape(0)[1]) % _POOLED == 0
+        plain = channels_last.pools(node) == kind and node.get_output_element_type(0).get_type_name() == _LOW
+        return plain and int(node.get_output_shape(0)[1]) % _POOLED == 0
     return kind not in ("GroupConvolution", "ConvolutionBackpropData")
 
 
@@ -125,6 +127,8 @@ class _Writer(channels_last.Writer):
             return None
         if name in self._masked:
             return self._with_channels_last(inputs[1])
+        if any(len(shape) != 4 and np.prod(shape, dtype=int) != 1 for shape in map(channels_last.shape_of, inputs)):
+            return None
         return self._opset.select(*map(self._wide, inputs)).output(0)
 
     def _masked_convolution(self, found: _Masked) -> Any:
@@ -181,13 +185,13 @@ def _masked(node: Any) -> _Masked | None:
     after, added = only_one_after(node), None
     if after is not None and after.get_type_name() == "Add":
         added = next((each for each in after.input_values() if place_of(each) != place_of(node.output(0))), None)
-        if added is None or constant(added) is not None or len(added.get_partial_shape()) != 4:
+        if added is None or channels_last.shape_of(added) != channels_last.shape_of(node.output(0)):
             return None
         after = only_one_after(after)
     features = after and _features_of_mask(after)
     if features is None or node.get_output_shape(0)[1] % _GROUP:
         return None
-    same = list(features.get_shape()) == list(node.get_output_shape(0))
+    same = channels_last.shape_of(features) == channels_last.shape_of(node.output(0))
     return _Masked(after, features, node, added) if same else None
 
 

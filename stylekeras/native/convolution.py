@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 
 from stylekeras.native import convolution_code, winograd
 from stylekeras.native.convolution_code import APART
-from stylekeras.native.threads import Threads, aligned
+from stylekeras.native.memory import Kept, Workspace
+from stylekeras.native.threads import Threads
 from stylekeras.native.winograd import TILE, WINDOW
 
 # Tiles at a time, a multiple of all that go through registers together: more of them no longer stay in the cache.
@@ -23,9 +20,8 @@ class Convolver:
     def __init__(self, threads: Threads) -> None:
         self._code = convolution_code.compiled()
         self._threads = threads
-        self._kernels: dict[tuple[tuple[int, ...], bytes], np.ndarray] = {}
-        # What a thread needs while it computes, of those that do not.
-        self._unused: list[np.ndarray] = []
+        self._kept = Kept(self._laid_out)
+        self._memory = Workspace()
 
     @property
     def multiple(self) -> int:
@@ -34,14 +30,11 @@ class Convolver:
 
     def kernels(self, weights: np.ndarray) -> np.ndarray:
         """`winograd.kernels` as the code wants them, once for all layers that have the same weights (out, in, 3, 3)."""
-        key = (weights.shape, hashlib.blake2b(np.ascontiguousarray(weights).data, digest_size=16).digest())
-        if key not in self._kernels:
-            out, channels, panel = *weights.shape[:2], self.multiple
-            found = winograd.kernels(weights).reshape(-1, channels, out // panel, panel).transpose(0, 2, 1, 3)
-            kept = aligned(found.size)
-            kept.reshape(found.shape)[:] = found
-            self._kernels[key] = kept
-        return self._kernels[key]
+        return self._kept(weights)
+
+    def _laid_out(self, weights: np.ndarray) -> np.ndarray:
+        out, channels, panel = *weights.shape[:2], self.multiple
+        return winograd.kernels(weights).reshape(-1, channels, out // panel, panel).transpose(0, 2, 1, 3)
 
     def __call__(
         self,
@@ -76,7 +69,7 @@ class Convolver:
             first, start = task
             last = min(first + block, tiles)
             places = np.array((*fixed, first, last, block, min(some, out - start)), np.int64)
-            with self._memory(size) as memory:
+            with self._memory.of(size) as memory:
                 given = (picture, kernels[start * channels :], bias[start:])
                 free = (memory, memory[ends[0] :], memory[ends[1] :], places)
                 to = result.ctypes.data + start * result.itemsize
@@ -86,18 +79,7 @@ class Convolver:
 
     def rest(self) -> None:
         """Let go of memory that is not in use."""
-        self._unused.clear()
-
-    @contextmanager
-    def _memory(self, size: int) -> Iterator[np.ndarray]:
-        try:
-            found = self._unused.pop()
-        except IndexError:
-            found = aligned(size)
-        if found.size < size:
-            found = aligned(size)
-        yield found[:size]
-        self._unused.append(found)
+        self._memory.rest()
 
 
 def _at(array: np.ndarray) -> int:

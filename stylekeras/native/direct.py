@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 
 from stylekeras.native import direct_code
 from stylekeras.native.direct_code import GROUP, SIDE, STEP
-from stylekeras.native.threads import Threads, aligned
+from stylekeras.native.memory import Kept, Workspace, address
+from stylekeras.native.threads import Threads
 from stylekeras.native.tiles import BYTES, ROWS
 
 # What is laid out at a time, in bytes: with the kernels of 32 channels it stays in the second cache.
@@ -23,26 +22,13 @@ class DirectConvolver:
     def __init__(self, threads: Threads, run: Callable[..., None] | None = None) -> None:
         self._threads = threads
         self._run = run or direct_code.compiled()
-        self._kernels: dict[tuple[tuple[int, ...], bytes], np.ndarray] = {}
-        self._unused: list[np.ndarray] = []
+        self._kept = Kept(_packed)
+        self._memory = Workspace()
 
     def kernels(self, weights: np.ndarray) -> np.ndarray:
         """What the code wants, once for all layers that have the same weights (out, in, 3, 3) of float32 that were
         rounded to bfloat16."""
-        key = (weights.shape, hashlib.blake2b(np.ascontiguousarray(weights).data, digest_size=16).digest())
-        if key not in self._kernels:
-            # Channels that are not there have zeros.
-            more = [(0, -each % GROUP) for each in weights.shape[:2]]
-            weights = np.pad(weights, [*more, (0, 0), (0, 0)])
-            out, channels = weights.shape[:2]
-            bits = (np.ascontiguousarray(weights, np.float32).view(np.uint32) >> 16).astype(np.uint16)
-            shape = (out // GROUP, 2, ROWS, channels // GROUP, ROWS, 2, SIDE * SIDE)
-            # Groups out, groups in, shifts, halves of channels out, pairs of channels in, channels out, of the pair.
-            packed = bits.reshape(shape).transpose(0, 3, 6, 1, 4, 2, 5)
-            kept = aligned(packed.size // 2).view(np.uint16)
-            kept.reshape(packed.shape)[:] = packed
-            self._kernels[key] = kept
-        return self._kernels[key]
+        return self._kept(weights)
 
     def __call__(
         self,
@@ -66,11 +52,22 @@ class DirectConvolver:
         """
         (height, width, channels), (down, across, out) = picture.shape, result.shape
         columns, groups, outs = across + SIDE - 1, -(-channels // GROUP), -(-out // GROUP)
-        bias = np.pad(bias, (0, -out % GROUP))
+        others = [each for each in (added, mask) if each is not None]
+        if channels % 2 or out % 2 or (others and out % GROUP) or bias.shape != (out,):
+            raise ValueError(f"{channels} channels to {out}, {bias.shape} added, {len(others)} further")
+        bias = np.pad(np.asarray(bias, np.float32), (0, -out % GROUP))
+        addresses = (
+            address(picture, picture.shape, 2),
+            address(kernels, (outs * GROUP * groups * GROUP * SIDE * SIDE,), 2),
+            address(bias, bias.shape, 4),
+            floor,
+            *(0 if each is None else address(each, result.shape, 2) for each in (added, mask)),
+            address(result, result.shape, 2),
+        )
         # As even as can be, and where there are few rows channels are shared out among the threads too.
         most = max(1, _ROOM // (groups * columns * BYTES) - SIDE + 1)
         threads = self._threads.count
-        blocks = -(-down // most)
+        blocks = max(1, -(-down // most))
         if down >= threads:
             blocks = min(down, threads * -(-blocks // threads))
         rows = -(-down // blocks)
@@ -88,28 +85,23 @@ class DirectConvolver:
             inside[:, :across] = (np.arange(first, first + count)[:, None] * across + np.arange(across)) * (2 * out)
             places = (height, width, channels, out, first - pads[0], -pads[1], count + SIDE - 1, columns, apart)
             told = np.array((*places, positions, start, min(start + some, outs)), np.int64)
-            with self._memory(size) as memory:
-                given = (_at(picture), _at(kernels), _at(bias), floor, *map(_at, (added, mask, result, memory)))
-                self._run(*given, _at(offsets), _at(told))
+            with self._memory.of(size) as memory:
+                self._run(*addresses, *(address(each, each.shape, each.itemsize) for each in (memory, offsets, told)))
 
         tasks = ((first, start) for first in range(0, down, rows) for start in range(0, outs, some))
         self._threads.share(run, tasks)
 
     def rest(self) -> None:
         """Let go of memory that is not in use."""
-        self._unused.clear()
-
-    @contextmanager
-    def _memory(self, size: int) -> Iterator[np.ndarray]:
-        try:
-            found = self._unused.pop()
-        except IndexError:
-            found = aligned(size)
-        if found.size < size:
-            found = aligned(size)
-        yield found[:size]
-        self._unused.append(found)
+        self._memory.rest()
 
 
-def _at(array: np.ndarray | None) -> int:
-    return 0 if array is None else int(array.ctypes.data)
+def _packed(weights: np.ndarray) -> np.ndarray:
+    # Channels that are not there have zeros.
+    more = [(0, -each % GROUP) for each in weights.shape[:2]]
+    weights = np.pad(np.asarray(weights, np.float32), [*more, (0, 0), (0, 0)])
+    out, channels = weights.shape[:2]
+    bits = (weights.view(np.uint32) >> 16).astype(np.uint16)
+    shape = (out // GROUP, 2, ROWS, channels // GROUP, ROWS, 2, SIDE * SIDE)
+    # Groups out, groups in, shifts, halves of channels out, pairs of channels in, channels out, of the pair.
+    return bits.reshape(shape).transpose(0, 3, 6, 1, 4, 2, 5)

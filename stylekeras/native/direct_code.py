@@ -195,7 +195,7 @@ def _plus(f: TileFunction, place: Any, value: Any) -> Any:
 
 
 def _masked(f: TileFunction, place: Any, value: Any) -> Any:
-    # As bfloat16, whole numbers of 16 bits are positive or not.
+    # As bfloat16, whole numbers of 16 bits are positive or not (but for what is not a number, which may be either).
     positive = f.write.icmp_signed(">", _halves(f, "mask", place), ir.Constant(_HALVES, [0] * ROWS))
     return f.write.select(positive, value, ir.Constant(value.type, [0.0] * ROWS))
 

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from stylekeras.native import gram_code
-from stylekeras.native.threads import Threads, aligned
+from stylekeras.native.gram_code import STEP
+from stylekeras.native.memory import address, aligned
+from stylekeras.native.threads import Threads
 from stylekeras.native.tiles import DEPTH, ROWS, TILE
 
 # Of packed tiles, in bytes, of either factor: with the sums they stay in the second cache.
@@ -26,6 +28,9 @@ class Grams:
         """Args: features (positions, channels), contiguous, 16 bits each, channels a multiple of `STEP`; result
         (channels, channels) float32."""
         count, channels = features.shape
+        address(features, features.shape, 2)
+        if channels % STEP:
+            raise ValueError(f"{channels} channels")
         groups = -(-count // DEPTH)
         shares = max(1, min(self._threads.count, groups))
         bounds = [groups * i // shares * DEPTH for i in range(shares + 1)]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from stylekeras.native import pool_code
+from stylekeras.native.memory import address
 from stylekeras.native.threads import Threads
 
 
@@ -14,7 +15,7 @@ class Pool:
     """Pools of 2x2 positions in bfloat16, 16 bits each; from several threads at once if wanted.
 
     All arrays are contiguous: features (h, w, c), c a multiple of 16, and the pool's result or gradient
-    (h // 2, w // 2, c).
+    (h // 2, w // 2, c). ValueError of others.
     """
 
     def __init__(self, threads: Threads) -> None:
@@ -35,6 +36,9 @@ class Pool:
         """The gradient of `largest` in all features that it looks at, (2 (h // 2), 2 (w // 2), c), from that in its
         result. It is 0 where the largest is not more than `least`."""
 
+        _check(features, gradient)
+        address(result, (2 * gradient.shape[0], 2 * gradient.shape[1], gradient.shape[2]), 2)
+
         def run(first: int, last: int) -> None:
             wide = slice(2 * first, 2 * last)
             given = (_at(features[wide]), _at(gradient[first:last]), _at(result[wide]))
@@ -45,6 +49,8 @@ class Pool:
     def repeated(self, gradient: np.ndarray, result: np.ndarray) -> None:
         """Each position four times, (2 h', 2 w', c)."""
 
+        _check(result, gradient)
+
         def run(first: int, last: int) -> None:
             given = (_at(gradient[first:last]), _at(result[2 * first : 2 * last]))
             self._code.repeated(*given, last - first, *gradient.shape[1:], 0)
@@ -52,6 +58,8 @@ class Pool:
         self._share(run, len(gradient))
 
     def _pool(self, code: Callable[..., None], features: np.ndarray, result: np.ndarray) -> None:
+        _check(features, result)
+
         def run(first: int, last: int) -> None:
             given = (_at(features[2 * first : 2 * last]), _at(result[first:last]))
             code(*given, last - first, *result.shape[1:], features.strides[0])
@@ -62,6 +70,14 @@ class Pool:
         count = min(rows, self._threads.count)
         bounds = [rows * i // count for i in range(count + 1)] if rows else [0]
         self._threads.share(lambda i: run(bounds[i], bounds[i + 1]), range(len(bounds) - 1))
+
+
+def _check(features: np.ndarray, pooled: np.ndarray) -> None:
+    height, width, channels = features.shape
+    address(features, features.shape, 2)
+    address(pooled, (height // 2, width // 2, channels), 2)
+    if channels % pool_code.STEP:
+        raise ValueError(f"{channels} channels")
 
 
 def _at(array: np.ndarray) -> int:

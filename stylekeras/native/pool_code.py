@@ -133,7 +133,9 @@ def _most(f: TileFunction, values: list[Any]) -> Any:
     """The largest of each place; what is not a number stays that."""
     found = values[0]
     for value in values[1:]:
-        found = f.write.select(f.write.fcmp_unordered(">", value, found), value, found)
+        # What is not a number is not ordered with itself either.
+        larger = f.write.or_(f.write.fcmp_ordered(">", value, found), f.write.fcmp_unordered("uno", value, value))
+        found = f.write.select(larger, value, found)
     return found
 
 

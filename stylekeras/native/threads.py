@@ -11,11 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from threadpoolctl import ThreadpoolController
-
-# Of the cache, in bytes.
-_LINE = 64
 
 
 class Threads:
@@ -82,10 +78,3 @@ def alone() -> Iterator[None]:
 @functools.cache
 def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
-
-
-def aligned(size: int) -> np.ndarray:
-    """Zeros in float32, from the beginning of a line of the cache on."""
-    whole = np.zeros(size + _LINE // 4, np.float32)
-    start = -whole.ctypes.data % _LINE // 4
-    return whole[start : start + size]

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 
 from stylekeras.engines import has_matrix_unit
@@ -29,14 +30,18 @@ BYTE, HALF, WORD = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _LAYOUT = [1, *[0] * 15, *[BYTES, 0] * REGISTERS, *[0] * 16, *[ROWS] * REGISTERS, *[0] * 8]
 # Vectors as long as a tile's rows, on any processor.
 _SHAPE = Shape(ROWS, 0, 0)
+# The compiler's names for what the code takes: tiles, their products, and rounding to bfloat16.
+_FEATURES = ("amx-tile", "amx-bf16", "avx512bf16")
 # arch_prctl and what is asked of it, by number, as Linux has them: its processes may use large registers if they ask.
 _SYSTEM_CALL, _PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
 
 @functools.cache
 def available() -> bool:
-    """Whether this processor has them, and the system lets this process use them."""
-    if sys.platform != "linux" or not has_matrix_unit():
+    """Whether this processor has them and rounds to bfloat16, and the system lets this process use them."""
+    # What the compiler knows of the processor counts too: it ends the process where it cannot write an instruction.
+    known = llvm.get_host_cpu_features()
+    if sys.platform != "linux" or not has_matrix_unit() or not all(known.get(name) for name in _FEATURES):
         return False
     return int(ctypes.CDLL(None).syscall(_SYSTEM_CALL, _PERMISSION, _TILE_DATA)) == 0
 

@@ -13,10 +13,13 @@ from openvino import opset13
 
 
 def drop_identities(model: openvino.Model) -> None:
-    """Leave out nodes that do nothing but hide what comes before them, in place."""
+    """Leave out nodes that do nothing but hide what comes before them, in place; but for results of the model, of which
+    two must not be one tensor, nor one the model's input."""
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Identity":
-            _replace(node.output(0), node.input_value(0))
+            readers = {each.get_node().get_type_name() for each in node.output(0).get_target_inputs()}
+            if "Result" not in readers:
+                node.output(0).replace(node.input_value(0))
 
 
 def sum_first(model: openvino.Model) -> None:
@@ -38,19 +41,11 @@ def _sum_first(node: openvino.Node) -> None:
     summed = [int(axis) % len(order) for axis in axes.ravel()]
     left = [int(place) for axis, place in enumerate(order) if axis not in summed]
     keep = bool(node.get_attributes()["keep_dims"])
-    found = opset13.reduce_sum(source, np.array([int(order[axis]) for axis in summed]), keep)
+    found = opset13.reduce_sum(source, np.array([order[axis] for axis in summed], np.int64), keep)
     places = [int(place) for place in order] if keep else [sorted(left).index(place) for place in left]
     if places != sorted(places):
         found = opset13.transpose(found, np.array(places))
-    _replace(node.output(0), found.output(0))
-
-
-def _replace(old: openvino.Output, new: openvino.Output) -> None:
-    """Let everything read another output. A result of the model keeps its name."""
-    names = old.get_names()
-    old.replace(new)
-    if names:
-        new.add_names(names)
+    node.output(0).replace(found.output(0))
 
 
 def _constant(output: openvino.Output) -> np.ndarray | None:

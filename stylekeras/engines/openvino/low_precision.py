@@ -33,6 +33,8 @@ def _is_gram(product: openvino.Node, gram: Callable[[openvino.Output], openvino.
     if sources[0] is None or sources[0] != sources[1] or not turned["transpose_a"] or turned["transpose_b"]:
         return False
     features = _rounded(product.input_value(1))
+    if features is None:
+        return False
     channels = product.output(0).get_shape()
     if len(channels) != 2 or channels[0] % 32:
         return False
@@ -41,16 +43,19 @@ def _is_gram(product: openvino.Node, gram: Callable[[openvino.Output], openvino.
 
 
 def _source(output: openvino.Output) -> Any:
-    """What features come from, by name and form."""
+    """What features come from, by name and form; None if not from another type."""
     node, form = output.get_node(), []
     while node.get_type_name() in ("Reshape", "Transpose"):
-        form.append((node.get_type_name(), tuple(node.output(0).get_shape())))
+        how = node.input_value(1).get_node()
+        if how.get_type_name() != "Constant":
+            return None
+        form.append((node.get_type_name(), tuple(how.get_vector()), tuple(node.output(0).get_shape())))
         node = node.input_value(0).get_node()
     return (node.get_friendly_name(), *form) if node.get_type_name() == "Convert" else None
 
 
 def _narrow(product: openvino.Node) -> bool:
-    """matmul(features, matrix), reshaped, perhaps plus a vector, transposed and rounded."""
+    """matmul(features, matrix), reshaped, perhaps plus another part of the gradient, transposed and rounded."""
     features = _rounded(product.input_value(0))
     reshaped = _only(product, "Reshape")
     added = reshaped and _only(reshaped, "Add")
@@ -65,8 +70,9 @@ def _narrow(product: openvino.Node) -> bool:
     if added:
         other = next(each for each in added.input_values() if each.get_node() != reshaped)
         spread = other.get_node()
-        vector = spread.input_value(0) if spread.get_type_name() == "Broadcast" else other
-        found = opset13.add(found, opset13.convert(vector, "bf16"))
+        # A vector that was spread over all positions is rounded before.
+        is_spread = spread.get_type_name() == "Broadcast" and spread.get_attributes()["mode"] != "explicit"
+        found = opset13.add(found, opset13.convert(spread.input_value(0) if is_spread else other, "bf16"))
     rounded.output(0).replace(_again(turned, found).output(0))
     return True
 

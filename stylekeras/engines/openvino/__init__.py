@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import threading
@@ -175,6 +174,9 @@ class _Run(Run):
     def rest(self) -> None:
         self._engine.rest()
         for each in self._compiled.values():
-            # What was interrupted twice may still be running, with its memory.
-            with contextlib.suppress(RuntimeError):
+            # What was interrupted twice may still be running, with its memory. At the end of a program, where a run was
+            # left half done, modules are gone.
+            try:  # noqa: SIM105
                 each.model.release_memory()
+            except RuntimeError:
+                pass

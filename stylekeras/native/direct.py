@@ -56,14 +56,13 @@ class DirectConvolver:
         if channels % 2 or out % 2 or (others and out % GROUP) or bias.shape != (out,):
             raise ValueError(f"{channels} channels to {out}, {bias.shape} added, {len(others)} further")
         bias = np.pad(np.asarray(bias, np.float32), (0, -out % GROUP))
-        addresses = (
+        same = (
             address(picture, picture.shape, 2),
             address(kernels, (outs * GROUP * groups * GROUP * SIDE * SIDE,), 2),
             address(bias, bias.shape, 4),
             floor,
-            *(0 if each is None else address(each, result.shape, 2) for each in (added, mask)),
-            address(result, result.shape, 2),
         )
+        made = [0 if each is None else address(each, result.shape, 2) for each in (added, mask, result)]
         # As even as can be, and where there are few rows channels are shared out among the threads too.
         most = max(1, _ROOM // (groups * columns * BYTES) - SIDE + 1)
         threads = self._threads.count
@@ -76,17 +75,19 @@ class DirectConvolver:
         apart = (rows + SIDE - 1) * columns + STEP + SIDE
         size = groups * apart * BYTES // 4
 
+        # As if the rows began the result. The last ones may be fewer.
+        counts = {min(rows, down - first) for first in range(0, down, rows)}
+        offsets = {count: _offsets(count, across, out) for count in counts}
+
         def run(task: tuple[int, int]) -> None:
             first, start = task
             count = min(rows, down - first)
-            positions = STEP * -(-count * columns // STEP)
-            offsets = np.full(positions, -1, np.int64)
-            inside = offsets[: count * columns].reshape(count, columns)
-            inside[:, :across] = (np.arange(first, first + count)[:, None] * across + np.arange(across)) * (2 * out)
             places = (height, width, channels, out, first - pads[0], -pads[1], count + SIDE - 1, columns, apart)
-            told = np.array((*places, positions, start, min(start + some, outs)), np.int64)
+            told = np.array((*places, len(offsets[count]), start, min(start + some, outs)), np.int64)
+            there = (each and each + first * result.strides[0] for each in made)
             with self._memory.of(size) as memory:
-                self._run(*addresses, *(address(each, each.shape, each.itemsize) for each in (memory, offsets, told)))
+                free = (address(each, each.shape, each.itemsize) for each in (memory, offsets[count], told))
+                self._run(*same, *there, *free)
 
         tasks = ((first, start) for first in range(0, down, rows) for start in range(0, outs, some))
         self._threads.share(run, tasks)
@@ -94,6 +95,15 @@ class DirectConvolver:
     def rest(self) -> None:
         """Let go of memory that is not in use."""
         self._memory.rest()
+
+
+def _offsets(rows: int, across: int, out: int) -> np.ndarray:
+    """Where results of positions begin, in bytes: those of rows, two more in each, and as many more as fill a step."""
+    columns = across + SIDE - 1
+    found = np.full(STEP * -(-rows * columns // STEP), -1, np.int64)
+    inside = found[: rows * columns].reshape(rows, columns)
+    inside[:, :across] = np.arange(rows * across).reshape(rows, across) * (2 * out)
+    return found
 
 
 def _packed(weights: np.ndarray) -> np.ndarray:

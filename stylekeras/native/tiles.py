@@ -57,9 +57,6 @@ class TileFunction(Function):
         """The address of so many bytes on the stack, that many times whole vectors."""
         place = self.variable(ir.ArrayType(ir.VectorType(FLOAT, ROWS), size // BYTES))
         # An address of vectors is none of anything else, in the eyes of what writes the code.
-        return self._entry_cast(place)
-
-    def _entry_cast(self, place: Any) -> Any:
         self._entry.position_before(self._entry.block.terminator)
         return self._entry.inttoptr(self._entry.ptrtoint(place, INT), POINTER)
 

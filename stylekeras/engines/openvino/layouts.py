@@ -11,6 +11,8 @@ import numpy as np
 import openvino
 from openvino import opset13
 
+from stylekeras.graphs.channels_last import constant
+
 
 def drop_identities(model: openvino.Model) -> None:
     """Leave out nodes that do nothing but hide what comes before them, in place; but for results of the model, of which
@@ -31,10 +33,10 @@ def sum_first(model: openvino.Model) -> None:
 
 def _sum_first(node: openvino.Node) -> None:
     """A sum of what was transposed: sum, and transpose the little that is left."""
-    turned, axes = node.input_value(0).get_node(), _constant(node.input_value(1))
+    turned, axes = node.input_value(0).get_node(), constant(node.input_value(1))
     if turned.get_type_name() != "Transpose" or axes is None:
         return
-    order = _constant(turned.input_value(1))
+    order = constant(turned.input_value(1))
     if order is None:
         return
     source = turned.input_value(0)
@@ -46,9 +48,3 @@ def _sum_first(node: openvino.Node) -> None:
     if places != sorted(places):
         found = opset13.transpose(found, np.array(places))
     node.output(0).replace(found.output(0))
-
-
-def _constant(output: openvino.Output) -> np.ndarray | None:
-    """Its numbers, None if they are not known."""
-    node = output.get_node()
-    return np.array(node.data) if node.get_type_name() == "Constant" else None

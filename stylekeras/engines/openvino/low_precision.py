@@ -13,6 +13,8 @@ from typing import Any
 import openvino
 from openvino import opset13
 
+from stylekeras.graphs.channels_last import only_one_after
+
 _LOW = openvino.Type.bf16
 
 
@@ -97,5 +99,5 @@ def _again(node: openvino.Node, given: Any) -> openvino.Node:
 
 def _only(node: openvino.Node, kind: str) -> Any:
     """The one node that reads another's result, if it is of that kind."""
-    readers = [each.get_node() for each in node.output(0).get_target_inputs()]
-    return readers[0] if len(readers) == 1 and readers[0].get_type_name() == kind else None
+    after = only_one_after(node)
+    return after if after is not None and after.get_type_name() == kind else None

@@ -1,4 +1,5 @@
-"""Seconds of one update of L-BFGS alone, its history full, in NumPy (the ONNX engines) and in TensorFlow.
+"""Seconds of one update of L-BFGS alone, its history full: in NumPy (ONNX Runtime), with machine code (OpenVINO) and in
+TensorFlow.
 
     python benchmarks/update.py --size 512
 
@@ -11,12 +12,16 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from turns import machine
 
 from stylekeras import arrays, spectrum
+from stylekeras.engines import cores
+from stylekeras.native.pictures import Pictures
+from stylekeras.native.threads import Threads
 from stylekeras.optimizers import lbfgs
 from stylekeras.style_losses import gram
 
@@ -30,7 +35,12 @@ def main() -> None:
     kind = machine()
     print(f"{kind['processor']}, {kind['cores']} cores; {given.size} px, median of {given.repeat}\n")
     print("| | curvature | ms an update |\n|---|---|---|")
-    for name, stepper in (("NumPy", numpy_stepper), ("TensorFlow", tensorflow_stepper)):
+    steppers = {
+        "NumPy": partial(numpy_stepper, arrays),
+        "NumPy, machine code": partial(numpy_stepper, Pictures(Threads(cores()))),
+        "TensorFlow": tensorflow_stepper,
+    }
+    for name, stepper in steppers.items():
         for curvature in (gram.CURVATURE, None):
             step = stepper(given.size, curvature)
             for _ in range(lbfgs.HISTORY + 3):
@@ -39,17 +49,17 @@ def main() -> None:
             print(f"| {name} | {'yes' if curvature else 'no'} | {1e3 * statistics.median(taken):.0f} |")
 
 
-def numpy_stepper(size: int, curvature: spectrum.Curvature | None) -> Callable[[], float]:
+def numpy_stepper(ops: Any, size: int, curvature: spectrum.Curvature | None) -> Callable[[], float]:
     """A function that makes one update and returns its seconds."""
     image, slopes = problem(size)
-    state = lbfgs.init(arrays, image, curvature=curvature)
+    state = lbfgs.init(ops, image, curvature=curvature)
 
     def step() -> float:
         nonlocal state
         gradient = slopes * (state.image - 0.5)
         loss = np.float32(0.5 * np.sum(gradient * (state.image - 0.5)))
         began = time.perf_counter()
-        state = lbfgs.update(arrays, state, loss, gradient)
+        state = lbfgs.update(ops, state, loss, gradient)
         return time.perf_counter() - began
 
     return step

@@ -1,7 +1,7 @@
 """NumPy as a namespace for objective and optimizers, with the names of `keras.ops` that it lacks.
 
 An optimizer's history is a tuple of pictures here, not one array, so that none is copied when one is added: `remember`,
-`inner_products` and `combination` are what an optimizer does with it. BLAS is left alone: its threads wait for more
+`inner_products` and `weighted_sum` are what an optimizer does with it. BLAS is left alone: its threads wait for more
 work in a busy loop, on the cores that the runtime of the graphs wants next; that took a fifth of a step.
 """
 
@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from stylekeras import spectrum
 from stylekeras.engines import cores
 
 __all__ = [
     "cast",
-    "combination",
     "cond",
     "convert_to_tensor",
-    "filter",
+    "flatten",
+    "inner_product",
     "inner_products",
     "matmul",
     "mean",
@@ -32,6 +34,7 @@ __all__ = [
     "solve_triangular",
     "stop_gradient",
     "sum",
+    "weighted_sum",
     "where",
 ]
 
@@ -39,6 +42,10 @@ __all__ = [
 BLOCK = 2**14
 # Likewise; shorter ones have threads wait for the interpreter, longer ones leave the cache.
 _MIXED = 2**15
+# Of Fourier transforms: NumPy computes those without a factor in float64, which takes four times as long.
+NORM: Literal["ortho"] = "ortho"
+# Of a picture's rows or columns at a time, for a thread.
+_LINES = 2**16
 
 
 def cast(value: Any, dtype: Any) -> Any:
@@ -56,18 +63,31 @@ def convert_to_tensor(value: Any) -> Any:
     return np.asarray(value)
 
 
-def filter(gain: Any, planes: Any) -> Any:
-    """Three planes (3, h, w), the Fourier transform of the first times gain[0], those of the others times gain[1].
+def flatten(response: Any, image: Any) -> Any:
+    """As `spectrum.flatten`, rows and columns shared out among threads: NumPy's transforms take one core."""
+    _, height, width, _ = image.shape
+    half = width // 2 + 1
+    gain = response[[0, 1, 1], :, :half, 0]
+    spectra = np.empty((3, height, half), np.result_type(image.dtype, np.complex64))
+    found = np.empty(image.shape, image.dtype)
 
-    Each in a thread of its own: NumPy's transforms take one core.
-    """
-    shape = planes.shape[1:]
-    half = gain[..., : shape[1] // 2 + 1]
+    def forth(rows: slice) -> None:
+        planes = spectrum.opponent(sys.modules[__name__], image[0, rows].reshape(-1, 3).T)
+        np.fft.rfft(planes.reshape(3, -1, width), norm=NORM, out=spectra[:, rows])
 
-    def one(i: int) -> Any:
-        return np.fft.irfft2(half[min(i, 1)] * np.fft.rfft2(planes[i]), shape)
+    def down(columns: slice) -> None:
+        turned = np.fft.fft(spectra[..., columns], axis=1, norm=NORM)
+        turned *= gain[..., columns]
+        np.fft.ifft(turned, axis=1, norm=NORM, out=spectra[..., columns])
 
-    return np.stack(list(_threads().map(one, range(3))))
+    def back(rows: slice) -> None:
+        planes = np.fft.irfft(spectra[:, rows], width, norm=NORM)
+        found[0, rows] = spectrum.colours(sys.modules[__name__], planes.reshape(3, -1)).T.reshape(-1, width, 3)
+
+    for work, count, length in ((forth, height, width), (down, half, height), (back, height, width)):
+        step = max(1, min(_LINES // length, -(-count // cores())))
+        list(_threads().map(work, (slice(i, i + step) for i in range(0, count, step))))
+    return found
 
 
 def sum(value: Any, axis: Any = None, keepdims: bool = False) -> Any:
@@ -102,6 +122,11 @@ def remember(pictures: Sequence[Any], picture: Any, wanted: Any) -> tuple[Any, .
     return (*pictures[1:], picture) if wanted else tuple(pictures)
 
 
+def inner_product(x: Any, y: Any) -> Any:
+    """The sum of the products of two pictures' values."""
+    return _inner(x.ravel(), y.ravel())
+
+
 def inner_products(history: Sequence[Any], pictures: Sequence[Any]) -> tuple[Any, ...]:
     """For each picture its inner products with all of a history, (m,)."""
     flat = [picture.ravel() for picture in pictures]
@@ -109,17 +134,17 @@ def inner_products(history: Sequence[Any], pictures: Sequence[Any]) -> tuple[Any
     return tuple(np.array(column) for column in zip(*rows, strict=True))
 
 
-def combination(coefficients: Any, pictures: Sequence[Any]) -> Any:
-    """The sum of a history's pictures, each times its coefficient."""
-    found = np.zeros(pictures[0].shape, np.result_type(coefficients, pictures[0].dtype))
+def weighted_sum(weights: Any, pictures: Sequence[Any]) -> Any:
+    """The sum of pictures, each times its weight."""
+    found = np.zeros(pictures[0].shape, np.result_type(weights, pictures[0].dtype))
     flat, rows = found.reshape(-1), [picture.ravel() for picture in pictures]
 
     def add(starts: range) -> None:
         part = np.empty(_MIXED, found.dtype)
         for start in starts:
             block = flat[start : start + _MIXED]
-            for coefficient, row in zip(coefficients, rows, strict=True):
-                block += np.multiply(row[start : start + _MIXED], coefficient, out=part[: block.size])
+            for weight, row in zip(weights, rows, strict=True):
+                block += np.multiply(row[start : start + _MIXED], weight, out=part[: block.size])
 
     list(_threads().map(add, (range(i * _MIXED, flat.size, cores() * _MIXED) for i in range(cores()))))
     return found

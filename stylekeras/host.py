@@ -84,17 +84,6 @@ class _OnDisk:
             lazy.Computed(np.clip, value, low, high) if isinstance(value, lazy.Picture) else np.clip(value, low, high)
         )
 
-    def combination(self, coefficients: Any, pictures: Sequence[Any]) -> Any:
-        """The sum of a history's pictures, each times its coefficient."""
-        rows = [lazy.whole(picture) for picture in pictures]
-        found = lazy.Stored(rows[0].shape, np.result_type(coefficients, rows[0].dtype))
-        for start, stop in lazy.parts(found.size):
-            part = np.zeros(stop - start, found.dtype)
-            for coefficient, row in zip(coefficients, rows, strict=True):
-                part += row.values(start, stop) * coefficient
-            found.write(start, part)
-        return found
-
     def flatten(self, response: Any, image: Any) -> Any:
         """As `spectrum.flatten`, one plane at a time."""
         _, height, width, _ = image.shape
@@ -105,15 +94,20 @@ class _OnDisk:
             for i, values in enumerate(spectrum.opponent(arrays, part)):
                 planes.write(i * area + start, values)
         for i in range(3):
-            turned = np.fft.rfft2(planes.values(i * area, (i + 1) * area).reshape(height, width))
+            turned = np.fft.rfft2(planes.values(i * area, (i + 1) * area).reshape(height, width), norm=arrays.NORM)
             for row in range(height):
                 first = min(i, 1) * area + row * width
                 turned[row] = gain.values(first, first + width)[: width // 2 + 1] * turned[row]
-            planes.write(i * area, np.fft.irfft2(turned, (height, width)).reshape(-1))
+            planes.write(i * area, np.fft.irfft2(turned, (height, width), norm=arrays.NORM).reshape(-1))
         found = lazy.Stored(image.shape, planes.dtype)
         for start, stop in lazy.parts(area):
             part = np.stack([planes.values(i * area + start, i * area + stop) for i in range(3)])
             found.write(3 * start, spectrum.colours(arrays, part).T.reshape(-1))
+        return found
+
+    def inner_product(self, x: Any, y: Any) -> Any:
+        """As that of `arrays`."""
+        ((found,),) = self.inner_products((x,), (y,))
         return found
 
     def inner_products(self, history: Sequence[Any], pictures: Sequence[Any]) -> tuple[Any, ...]:
@@ -158,6 +152,17 @@ class _OnDisk:
         return arrays.total(
             [np.sum(part[i : i + unit]) for part in value.parts(unit) for i in range(0, part.size, unit)]
         )
+
+    def weighted_sum(self, weights: Any, pictures: Sequence[Any]) -> Any:
+        """The sum of pictures, each times its weight."""
+        rows = [lazy.whole(picture) for picture in pictures]
+        found = lazy.Stored(rows[0].shape, np.result_type(weights, rows[0].dtype))
+        for start, stop in lazy.parts(found.size):
+            part = np.zeros(stop - start, found.dtype)
+            for weight, row in zip(weights, rows, strict=True):
+                part += row.values(start, stop) * weight
+            found.write(start, part)
+        return found
 
     def where(self, condition: Any, x: Any, y: Any) -> Any:
         """As that of `arrays`."""

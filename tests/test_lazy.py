@@ -49,9 +49,10 @@ def test_reductions_are_those_in_memory_to_the_last_bit(pair):
     assert ops.max(stored[0]) == x.max()
     np.testing.assert_allclose(arrays.sum(x), x.astype("f8").sum(), atol=1e-2)
     np.testing.assert_allclose(arrays.mean(x), x.astype("f8").mean(), atol=1e-7)
+    assert ops.inner_product(*stored) == arrays.inner_product(x, y)
     np.testing.assert_array_equal(ops.inner_products(stored, [x, stored[1]]), arrays.inner_products(pair, [x, y]))
     shares = np.float32([0.3, -2])
-    np.testing.assert_array_equal(ops.combination(shares, stored), arrays.combination(shares, pair))
+    np.testing.assert_array_equal(ops.weighted_sum(shares, stored), arrays.weighted_sum(shares, pair))
     expected = sum(float(value) ** 2 for value in x.ravel()[::-1]) / x.size
     np.testing.assert_allclose(content_scale(stored[0], relative=True), expected, rtol=1e-12)
 

@@ -106,6 +106,10 @@ class Function:
         found = (self.write.icmp_signed(how, one, _int(other)) for one, how, other in conditions)
         return functools.reduce(self.write.and_, found)
 
+    def least(self, one: Any, other: Any) -> Any:
+        """The smaller of two integers."""
+        return self.write.select(self.write.icmp_signed("<", one, other), one, other)
+
     def at(self, address: Any, index: Any) -> Any:
         """The address of a number further on."""
         return self.write.gep(address, [index], source_etype=FLOAT)
@@ -133,6 +137,19 @@ class Function:
         first = self.write.insert_element(nothing, number, _INDEX(0))
         zeros = ir.Constant(ir.VectorType(_INDEX, self.width), [0] * self.width)
         return self.write.shuffle_vector(first, nothing, zeros)
+
+    def read(self, place: Any) -> Any:
+        """The vector in a `variable`."""
+        return self.write.load(place, typ=self.vector)
+
+    def across(self, vector: Any) -> Any:
+        """The sum of a vector's numbers: that of its halves, of theirs, and so on."""
+        size = self.width
+        while size > 1:
+            size //= 2
+            orders = (ir.Constant(ir.VectorType(_INDEX, size), list(range(i, i + size))) for i in (0, size))
+            vector = self.write.fadd(*(self.write.shuffle_vector(vector, vector, order) for order in orders))
+        return self.write.extract_element(vector, _INDEX(0))
 
     def plus_product(self, vector: Any, one: Any, other: Any) -> Any:
         """`vector` + `one` `other`: in one instruction where there is one."""

@@ -17,6 +17,7 @@ textbook and from `torch.optim.LBFGS`:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,7 +137,7 @@ def _tried(ops: Any, state: State) -> tuple[Any, Any]:
     """Of the step to the trial, what its slope promised of the loss, and its length (root mean square)."""
     step = state.image - state.base
     # Not above 0: the projection on [0, 1] may turn a trial uphill.
-    return ops.minimum(ops.sum(step * state.gradient), 0.0), ops.sqrt(ops.mean(ops.square(step)))
+    return ops.minimum(_dot(ops, step, state.gradient), 0.0), _length(ops, step)
 
 
 def _turned(ops: Any, state: State, gradient: Any, first: Any, accepted: Any, clear: Any) -> State:
@@ -146,19 +147,23 @@ def _turned(ops: Any, state: State, gradient: Any, first: Any, accepted: Any, cl
     base_gradient = ops.where(accepted, gradient, state.gradient)
     flat = ops.cond(accepted, lambda: _flatten(ops, state, gradient), lambda: state.flat)
     free = ops.cond(state.clip, lambda: _free(ops, base, base_gradient), lambda: ops.ones_like(base, dtype="bool"))
-    slope = ops.where(free, base_gradient, 0.0)
+
+    def moving(picture: Any) -> Any:
+        return ops.cond(state.clip, lambda: ops.where(free, picture, 0.0), lambda: picture)
+
+    slope = moving(base_gradient)
     history, along = _remember(ops, state, gradient, flat, slope, moved, clear)
     any_pair = ops.max(history.steps_changes) > 0
     first_length = state.first_length * ops.where(ops.logical_and(moved, ops.logical_not(any_pair)), 2.0, 1.0)
     first_length = ops.where(clear, FIRST_LENGTH, first_length)
     now = history._replace(base=base, gradient=base_gradient, flat=flat, first_length=first_length)
 
-    told = ops.cond(first, lambda: ops.sum(state.direction * slope) < 0, lambda: first)
+    told = ops.cond(first, lambda: _dot(ops, state.direction, slope) < 0, lambda: first)
     keep = ops.logical_or(told, ops.logical_not(fresh))
 
     def turned() -> Any:
         # A pixel that is held stays, whatever the history says.
-        return ops.where(free, _direction(ops, now, slope, along, any_pair), 0.0)
+        return moving(_direction(ops, now, slope, along, any_pair))
 
     return now._replace(direction=ops.cond(keep, lambda: state.direction, turned))
 
@@ -191,8 +196,8 @@ def _remember(
     Returns: the state, and the inner products of its steps and of its flats with `slope`.
     """
     step, change = state.image - state.base, gradient - state.gradient
-    curvature = ops.sum(step * change)
-    sizes = ops.sqrt(ops.sum(ops.square(step)) * ops.sum(ops.square(change)))
+    curvature = _dot(ops, step, change)
+    sizes = ops.sqrt(_dot(ops, step, step) * _dot(ops, change, change))
     good = ops.logical_and(moved, curvature > GUARD * sizes)
 
     steps, flats = _append(ops, state.steps, step, good), _append(ops, state.flats, flat - state.flat, good)
@@ -233,17 +238,23 @@ def _direction(ops: Any, state: State, slope: Any, along: tuple[Any, Any], any_p
     gammas = there * (alphas - betas)
 
     flat = ops.cond(state.clip, lambda: _flatten(ops, state, slope), lambda: state.flat)
-    newton = scale * flat + _mix(ops, -scale * alphas, state.flats) + _mix(ops, gammas, state.steps)
-    # While there is no pair all coefficients are 0 and newton is P slope.
-    downhill = ops.logical_and(any_pair, ops.sum(newton * slope) > 0)
-    return ops.cond(downhill, lambda: -newton, lambda: _of_first_length(ops, state, ops.where(any_pair, slope, newton)))
+    # Minus H slope; while there is no pair all other coefficients are 0 and this is -P slope.
+    newton = _mix(ops, -scale, flat, ((scale * alphas, state.flats), (-gammas, state.steps)))
+    downhill = ops.logical_and(any_pair, _dot(ops, newton, slope) < 0)
+    return ops.cond(downhill, lambda: newton, lambda: _of_first_length(ops, state, ops.where(any_pair, -slope, newton)))
 
 
-def _of_first_length(ops: Any, state: State, slope: Any) -> Any:
-    """Along -slope, as long as the first step."""
-    # Root mean square of pixels; the mean of nothing but zeros is no length.
-    norm = ops.maximum(ops.sqrt(ops.mean(ops.square(slope))), 1e-30)
-    return slope * (-state.first_length / norm)
+def _of_first_length(ops: Any, state: State, direction: Any) -> Any:
+    """A direction, as long as the first step."""
+    # The mean of nothing but zeros is no length.
+    return direction * (state.first_length / ops.maximum(_length(ops, direction), 1e-30))
+
+
+def _length(ops: Any, picture: Any) -> Any:
+    """Root mean square of a picture's values."""
+    if hasattr(ops, "inner_product"):
+        return ops.sqrt(ops.inner_product(picture, picture) / picture.size)
+    return ops.sqrt(ops.mean(ops.square(picture)))
 
 
 def _border(ops: Any, matrix: Any, column: Any, row: Any) -> Any:
@@ -252,7 +263,12 @@ def _border(ops: Any, matrix: Any, column: Any, row: Any) -> Any:
     return ops.concatenate([wide, ops.concatenate([row[:-1], column[-1:]])[None]])
 
 
-# How a history is kept and used; a namespace that has a better way says so.
+# How pictures and a history are used; a namespace that has a better way says so.
+
+
+def _dot(ops: Any, x: Any, y: Any) -> Any:
+    """(...) . (...) -> ()."""
+    return ops.inner_product(x, y) if hasattr(ops, "inner_product") else ops.sum(x * y)
 
 
 def _no_history(ops: Any, image: Any, count: int) -> Any:
@@ -278,10 +294,21 @@ def _dots(ops: Any, pairs: Any, *pictures: Any) -> Any:
     return tuple(ops.matmul(rows, ops.reshape(picture, (-1, 1)))[:, 0] for picture in pictures)
 
 
-def _mix(ops: Any, coefficients: Any, pairs: Any) -> Any:
+def _mix(ops: Any, weight: Any, picture: Any, histories: Sequence[tuple[Any, Any]]) -> Any:
+    """() times (...), and (m,) times (m, ...) for each history: (...)."""
+    if hasattr(ops, "weighted_sum"):
+        weights = ops.concatenate([weight[None], *(each for each, _ in histories)])
+        return ops.weighted_sum(weights, [picture, *(each for _, history in histories for each in history)])
+    found = weight * picture
+    for weights, history in histories:
+        found = found + _combination(ops, weights, history)
+    return found
+
+
+def _combination(ops: Any, weights: Any, pairs: Any) -> Any:
     """(m,) and (m, ...) -> (...)."""
     if hasattr(ops, "combination"):
-        return ops.combination(coefficients, pairs)
+        return ops.combination(weights, pairs)
     count = pairs.shape[0]
-    mixed = ops.matmul(ops.reshape(coefficients, (1, count)), ops.reshape(pairs, (count, -1)))
+    mixed = ops.matmul(ops.reshape(weights, (1, count)), ops.reshape(pairs, (count, -1)))
     return ops.reshape(mixed, ops.shape(pairs)[1:])

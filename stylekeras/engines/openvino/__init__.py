@@ -27,6 +27,7 @@ from stylekeras.errors import RunError
 from stylekeras.graphs import channels_last, low_channels_last
 from stylekeras.graphs.engine import GraphEngine, Run
 from stylekeras.layout import Footprint
+from stylekeras.native.pictures import Pictures
 
 T = TypeVar("T")
 
@@ -64,6 +65,7 @@ class Engine(GraphEngine):
         self.devices = len(devices_of(self.name, devices, "device", [None]))
         self.device = f"CPU ({cores()} cores)"
         self._native = Native(cores())
+        self.ops = Pictures(self._native.threads)
 
     def prepare(self, graph: bytes, *, often: bool) -> Run:
         """Make a graph ready to run, compiled for each size if it does so `often`."""

@@ -21,9 +21,9 @@ from turns import machine
 from stylekeras import arrays, spectrum
 from stylekeras.engines import cores
 from stylekeras.native.pictures import Pictures
-from stylekeras.native.threads import Threads
 from stylekeras.optimizers import lbfgs
 from stylekeras.style_losses import gram
+from stylekeras.threads import Threads
 
 
 def main() -> None:

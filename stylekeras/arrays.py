@@ -8,16 +8,15 @@ work in a busy loop, on the cores that the runtime of the graphs wants next; tha
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
 
 from stylekeras import spectrum
 from stylekeras.engines import cores
+from stylekeras.threads import Threads
 
 __all__ = [
     "cast",
@@ -86,7 +85,7 @@ def flatten(response: Any, image: Any) -> Any:
 
     for work, count, length in ((forth, height, width), (down, half, height), (back, height, width)):
         step = max(1, min(_LINES // length, -(-count // cores())))
-        list(_threads().map(work, (slice(i, i + step) for i in range(0, count, step))))
+        _threads().share(work, (slice(i, i + step) for i in range(0, count, step)))
     return found
 
 
@@ -130,8 +129,13 @@ def inner_product(x: Any, y: Any) -> Any:
 def inner_products(history: Sequence[Any], pictures: Sequence[Any]) -> tuple[Any, ...]:
     """For each picture its inner products with all of a history, (m,)."""
     flat = [picture.ravel() for picture in pictures]
-    rows = list(_threads().map(lambda other: [_inner(other.ravel(), picture) for picture in flat], history))
-    return tuple(np.array(column) for column in zip(*rows, strict=True))
+    found = np.empty((len(history), len(flat)), flat[0].dtype)
+
+    def multiply(i: int) -> None:
+        found[i] = [_inner(history[i].ravel(), picture) for picture in flat]
+
+    _threads().share(multiply, range(len(history)))
+    return tuple(found.T)
 
 
 def weighted_sum(weights: Any, pictures: Sequence[Any]) -> Any:
@@ -146,7 +150,7 @@ def weighted_sum(weights: Any, pictures: Sequence[Any]) -> Any:
             for weight, row in zip(weights, rows, strict=True):
                 block += np.multiply(row[start : start + _MIXED], weight, out=part[: block.size])
 
-    list(_threads().map(add, (range(i * _MIXED, flat.size, cores() * _MIXED) for i in range(cores()))))
+    _threads().share(add, (range(i * _MIXED, flat.size, cores() * _MIXED) for i in range(cores())))
     return found
 
 
@@ -163,14 +167,9 @@ def inner_blocks(x: Any, y: Any) -> list[Any]:
     return [np.einsum("ij,ij->i", *blocks), *rest]
 
 
-def _threads() -> ThreadPoolExecutor:
-    return _pool(os.getpid())
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(process: int) -> ThreadPoolExecutor:
-    """One pool for each process: a fork has its parent's objects, but none of its threads."""
-    return ThreadPoolExecutor(cores())
+@functools.cache
+def _threads() -> Threads:
+    return Threads(cores())
 
 
 def matmul(x: Any, y: Any) -> Any:

@@ -20,9 +20,10 @@ from stylekeras import machines
 from stylekeras.engines import openvino as engine
 from stylekeras.graphs.builder import Builder
 from stylekeras.graphs.trace import Ops
+from stylekeras.native.blas import alone
 from stylekeras.native.memory import aligned
-from stylekeras.native.threads import Threads, alone
 from stylekeras.style_losses import wasserstein
+from stylekeras.threads import Threads
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -6,10 +6,10 @@ import pytest
 from stylekeras import arrays
 from stylekeras.native import picture_code
 from stylekeras.native.pictures import Pictures
-from stylekeras.native.threads import Threads
 from stylekeras.native.writer import Shape
 from stylekeras.optimizers import lbfgs
 from stylekeras.style_losses import gram
+from stylekeras.threads import Threads
 
 # Less than a vector, no multiple of one, and more than two threads take at a time, with a rest.
 SIZES = [(1, 1, 1, 3), (1, 5, 7, 3), (1, 97, 203, 3), (1, 211, 389, 3)]

@@ -14,7 +14,7 @@ from stylekeras.native import direct_code, gram_code, tiles
 from stylekeras.native.direct import DirectConvolver
 from stylekeras.native.gram import Grams
 from stylekeras.native.pool import Pool
-from stylekeras.native.threads import Threads
+from stylekeras.threads import Threads
 
 IMITATED = [True, pytest.param(False, marks=pytest.mark.skipif(not tiles.available(), reason="there is no such unit"))]
 

@@ -17,8 +17,8 @@ from stylekeras.engines import openvino as engine
 from stylekeras.graphs import channels_last, gradient
 from stylekeras.native import convolution_code, winograd
 from stylekeras.native.convolution import Convolver
-from stylekeras.native.threads import Threads
 from stylekeras.native.writer import Shape
+from stylekeras.threads import Threads
 
 
 def _direct(image, weights, pads=(1, 1, 1, 1)):

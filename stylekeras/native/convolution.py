@@ -7,8 +7,8 @@ import numpy as np
 from stylekeras.native import convolution_code, winograd
 from stylekeras.native.convolution_code import APART
 from stylekeras.native.memory import Kept, Workspace
-from stylekeras.native.threads import Threads
 from stylekeras.native.winograd import TILE, WINDOW
+from stylekeras.threads import Threads
 
 # Tiles at a time, a multiple of all that go through registers together: more of them no longer stay in the cache.
 _BLOCK = 48

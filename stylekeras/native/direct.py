@@ -9,8 +9,8 @@ import numpy as np
 from stylekeras.native import direct_code
 from stylekeras.native.direct_code import GROUP, SIDE, STEP
 from stylekeras.native.memory import Kept, Workspace, address
-from stylekeras.native.threads import Threads
 from stylekeras.native.tiles import BYTES, ROWS
+from stylekeras.threads import Threads
 
 # What is laid out at a time, in bytes: with the kernels of 32 channels it stays in the second cache.
 _ROOM = 5 * 2**18

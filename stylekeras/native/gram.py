@@ -10,8 +10,8 @@ import numpy as np
 from stylekeras.native import gram_code
 from stylekeras.native.gram_code import STEP
 from stylekeras.native.memory import address, aligned
-from stylekeras.native.threads import Threads
 from stylekeras.native.tiles import DEPTH, ROWS, TILE
+from stylekeras.threads import Threads
 
 # Of packed tiles, in bytes, of either factor: with the sums they stay in the second cache.
 _PACKED = 2**18

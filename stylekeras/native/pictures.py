@@ -12,7 +12,7 @@ from stylekeras import arrays
 from stylekeras.native import picture_code
 from stylekeras.native.memory import address
 from stylekeras.native.picture_code import BLOCK, TOGETHER
-from stylekeras.native.threads import Threads
+from stylekeras.threads import Threads
 
 # Numbers that a thread takes at a time, some blocks: many enough that it seldom waits for the interpreter.
 _SHARE = 4 * BLOCK

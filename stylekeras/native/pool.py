@@ -8,7 +8,7 @@ import numpy as np
 
 from stylekeras.native import pool_code
 from stylekeras.native.memory import address
-from stylekeras.native.threads import Threads
+from stylekeras.threads import Threads
 
 
 class Pool:

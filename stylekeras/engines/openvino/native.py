@@ -19,7 +19,8 @@ from stylekeras import style_losses
 from stylekeras.engines import multiplies_bfloat16
 from stylekeras.graphs import APART, RESULT
 from stylekeras.graphs.channels_last import Layer
-from stylekeras.native.threads import Threads, alone
+from stylekeras.native.blas import alone
+from stylekeras.threads import Threads
 
 if TYPE_CHECKING:
     from stylekeras.native.convolution import Convolver

@@ -11,8 +11,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from stylekeras import layout as layouts
 from stylekeras.errors import GraphError
 from stylekeras.graphs import store
 from stylekeras.layout import Layout
-from stylekeras.settings import Settings
+from stylekeras.settings import Settings, Style
 
 DEFAULTS = Settings()
 # Longest sides of the pictures that are timed: with a step of overhead, and with many pixels.
@@ -36,7 +36,7 @@ _MOST_TEXT = 10_000
 # The code that a step is in.
 _SOURCES = (
     *("arrays", "engines", "graphs", "host", "losses", "native", "objective", "optimizers", "spectrum", "style_losses"),
-    *("transfer", "trees"),
+    *("threads", "transfer", "trees"),
 )
 
 
@@ -46,6 +46,13 @@ class Speed(NamedTuple):
     step: float
     pixel: float
     scale: float
+
+
+class Kind(NamedTuple):
+    """Of a style, what changes a step's time."""
+
+    masked: bool = False
+    layers: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,9 +138,8 @@ def plan(content: Any, styles: Any, settings: Settings = DEFAULTS, *, calibrate:
     """
     problem, sizes = transfer.problem(content, styles, settings)
     machine = problem.machine
-    # What styles have of their own is timed as if it were the settings'.
-    layers = {tap: 1.0 for own in problem.looked_at["styles"] for tap in own} or settings.style_layers
-    speed = _speed(machine, replace(settings, style_layers=layers), calibrate=calibrate)
+    kinds = [Kind(style.mask is not None, style.layers) for style in problem.styles]
+    speed = _speed(machine, settings, kinds, calibrate=calibrate)
     scales = [
         _scale(problem, pyramid.shape_at(problem.shape, size), layout, pyramid.steps_at(settings.steps, i), speed)
         for i, (size, layout) in enumerate(zip(sizes, problem.layouts, strict=True))
@@ -169,9 +175,9 @@ def _scale(problem: transfer.Problem, shape: tuple[int, int], layout: Layout, st
     )
 
 
-def _speed(machine: machines.Machine, settings: Settings, *, calibrate: bool) -> Speed | None:
-    """The calibration of this machine for these settings; None if there is none and none is to be made."""
-    path = _path(machine, settings)
+def _speed(machine: machines.Machine, settings: Settings, kinds: Sequence[Kind], *, calibrate: bool) -> Speed | None:
+    """The calibration of this machine for these settings and styles; None if there is none and none is to be made."""
+    path = _path(machine, settings, kinds)
     with contextlib.suppress(OSError, ValueError, TypeError):
         if path is not None and path.stat().st_size <= _MOST_TEXT:
             found = Speed(**json.loads(path.read_text("utf-8")))
@@ -179,7 +185,7 @@ def _speed(machine: machines.Machine, settings: Settings, *, calibrate: bool) ->
                 return found
     if not calibrate:
         return None
-    found = _calibrate(settings)
+    found = _calibrate(settings, kinds)
     with contextlib.suppress(OSError):  # it is made again next time
         if path is not None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -187,10 +193,17 @@ def _speed(machine: machines.Machine, settings: Settings, *, calibrate: bool) ->
     return found
 
 
-def _calibrate(settings: Settings) -> Speed:
-    """Time a few steps of two sizes, of pictures of noise."""
+def _calibrate(settings: Settings, kinds: Sequence[Kind]) -> Speed:
+    """Time a few steps of two sizes, of pictures and masks of noise."""
     random = np.random.default_rng(0)
-    style = random.random((128, 128, 3)).astype(np.float32)
+    styles = [
+        Style(
+            random.random((128, 128, 3)).astype(np.float32),
+            mask=random.random((64, 64)).astype(np.float32) if kind.masked else None,
+            layers=kind.layers,
+        )
+        for kind in kinds
+    ]
     seconds, first, pixels = [], 0.0, []
     for side in _SIDES:
         changes = {"size": side, "min_size": None, "steps": 1 + _REPEATS, "init": "content", "tolerance": 0.0}
@@ -198,7 +211,7 @@ def _calibrate(settings: Settings) -> Speed:
         chosen = Settings(**{**settings.to_dict(), **changes})
         began = time.perf_counter()
         photo = random.random((side, side, 3)).astype(np.float32)
-        times = [began, *(time.perf_counter() for _ in transfer.iterate(photo, style, chosen))]
+        times = [began, *(time.perf_counter() for _ in transfer.iterate(photo, styles, chosen))]
         steps = np.diff(times)
         seconds.append(float(np.median(steps[1:])))
         first = float(steps[0] - seconds[-1])
@@ -207,7 +220,7 @@ def _calibrate(settings: Settings) -> Speed:
     return Speed(step=max(0.0, seconds[0] - pixel * pixels[0]), pixel=pixel, scale=max(0.0, first))
 
 
-def _path(machine: machines.Machine, settings: Settings) -> Path | None:
+def _path(machine: machines.Machine, settings: Settings, kinds: Sequence[Kind]) -> Path | None:
     """Where the calibration is kept: one for everything that changes a step's time."""
     by = machine.provenance
     kept = ("engine", "engine_version", "device", "precision", "backbone")
@@ -216,6 +229,7 @@ def _path(machine: machines.Machine, settings: Settings) -> Path | None:
         **{name: by[name] for name in kept},
         **{name: getattr(settings, name) for name in names},
         "layers": [sorted(settings.content_layers), sorted(settings.style_layers)],
+        "styles": sorted([kind.masked, sorted(kind.layers or ())] for kind in kinds),
         "processor": sorted(engines.processor_flags()),
     }
     try:

@@ -9,7 +9,7 @@ from fakes import scene
 
 import stylekeras as sk
 from stylekeras import forecast, machines
-from stylekeras.forecast import Speed
+from stylekeras.forecast import Kind, Speed
 from stylekeras.graphs import store
 
 _LAYERS = {"content_layers": {"block2_conv2": 1}, "style_layers": {"block1_conv1": 1, "block2_conv1": 2}}
@@ -71,8 +71,8 @@ def test_a_calibration_is_made_once_and_kept(pictures, monkeypatch, tmp_path):
     assert sk.plan(*pictures, CHOSEN, calibrate=False).seconds is None
     calls = []
 
-    def calibrate(settings):
-        calls.append(settings)
+    def calibrate(settings, kinds):
+        calls.append(kinds)
         return Speed(0.25, 1e-5, 1.0)
 
     monkeypatch.setattr(forecast, "_calibrate", calibrate)
@@ -86,11 +86,22 @@ def test_a_calibration_is_made_once_and_kept(pictures, monkeypatch, tmp_path):
     assert len(calls) == 6
     sk.plan(*pictures, dataclasses.replace(CHOSEN, style_loss="gram"))
     assert len(calls) == 7
+    photo, painting = pictures
+    masks = np.linspace([0, 1], [1, 0], 64 * 80, axis=1, dtype=np.float32).reshape(2, 64, 80)
+    styles = [
+        sk.Style(painting, mask=masks[0]),
+        sk.Style(painting[::-1], mask=masks[1], layers={"block2_conv1": 1}),
+    ]
+    for _ in range(2):
+        sk.plan(photo, styles, CHOSEN)
+    assert [tuple(kind) for kind in calls.pop()] == [(True, None), (True, {"block2_conv1": 1})]
+    assert len(calls) == 7
 
 
-def test_a_calibration_times_real_steps(monkeypatch):
+@pytest.mark.parametrize("kinds", [[Kind()], [Kind(True, {"block1_conv2": 1.0}), Kind()]], ids=["one", "two"])
+def test_a_calibration_times_real_steps(monkeypatch, kinds):
     monkeypatch.setattr(forecast, "_SIDES", (40, 72))
-    found = forecast._calibrate(CHOSEN)
+    found = forecast._calibrate(CHOSEN, kinds)
     assert found.pixel > 0 or found.step > 0
     assert all(np.isfinite(value) and value >= 0 for value in found)
 
@@ -100,7 +111,7 @@ def test_a_cache_that_cannot_be_written(pictures, monkeypatch, tmp_path):
     blocked.write_text("")
     monkeypatch.setenv("STYLEKERAS_CACHE", str(blocked))
     assert store.folder() == blocked
-    monkeypatch.setattr(forecast, "_calibrate", lambda settings: Speed(1.0, 0.0, 0.0))
+    monkeypatch.setattr(forecast, "_calibrate", lambda *_: Speed(1.0, 0.0, 0.0))
     assert sk.plan(*pictures, CHOSEN).seconds == 17
 
 

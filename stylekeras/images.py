@@ -516,7 +516,8 @@ def _from_array(array: npt.NDArray[Any], label: str, *, beyond: float = _RANGE_S
     beyond = beyond if clip else _BEYOND
     if low < -beyond or high > 1 + beyond:
         hint = "; divide by 255?" if low >= -_RANGE_SLACK and 2 < high <= 255 else ""
-        raise ImageError(f"{label}: floats must be in [0, 1], these are in [{low:.8g}, {high:.8g}]{hint}")
+        wanted = "[0, 1]" if clip else f"[{-beyond:g}, {1 + beyond:g}]"
+        raise ImageError(f"{label}: floats must be in {wanted}, these are in [{low:.8g}, {high:.8g}]{hint}")
     if clip and (low < -_RANGE_SLACK or high > 1 + _RANGE_SLACK):
         logger.warning("%s: values outside [0, 1] are clipped", label)
     return _in_rows(pixels, clip=clip)

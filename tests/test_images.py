@@ -655,7 +655,7 @@ def test_floats_outside_are_kept_where_that_is_asked_for(tmp_path, caplog):
     translucent = np.concatenate([array, np.full((40, 40, 1), 0.5, np.float32)], axis=-1)
     np.testing.assert_allclose(images.load_image(translucent, clip=False)[0, 0], (-1.25, 2.75, 0.625))
     for far in (-5.0, 127.0):
-        with pytest.raises(ImageError, match=r"in \[0, 1\]"):
+        with pytest.raises(ImageError, match=r"in \[-4, 5\], these are"):
             images.load_image(np.full((40, 40, 3), far, np.float32), clip=False)
 
 

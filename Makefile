@@ -11,7 +11,7 @@ help:
 	@echo "make test       install, then lint, type check and test"
 	@echo "make test-engines  the engines' tests again on JAX and on PyTorch, which it installs"
 	@echo "make test-slow  the tests that take minutes"
-	@echo "make bench      seconds per step of every engine that is installed (minutes)"
+	@echo "make bench      every engine beside a plain PyTorch loop (half an hour)"
 	@echo "make test-gpu   the tests that need a GPU"
 	@echo "make gallery    the contact sheets in docs/, from the pictures in SAMPLES (slow)"
 
@@ -39,9 +39,10 @@ test-engines: install
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/test_engines.py tests/test_parity.py
 	KERAS_BACKEND=torch $(BIN)/python -m pytest tests/test_engine_torch.py tests/test_engines.py tests/test_parity.py
 
+MINUTES ?= 30
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/convergence.py --minutes $(MINUTES) --output out/bench.json --plot out/bench.png
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

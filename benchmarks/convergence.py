@@ -1,18 +1,25 @@
-"""Time to a loss: every engine and PyTorch's L-BFGS from the same photo, with the paper's objective.
+"""The benchmark: seconds a step, time to a loss, memory; every engine beside PyTorch's L-BFGS, from the same photo.
 
-    python benchmarks/convergence.py photo.jpg painting.jpg --size 512
+    python benchmarks/convergence.py --minutes 30      # the demo's pictures, 256, 512 and 1024 px
+    python benchmarks/convergence.py photo.jpg painting.jpg --sizes 512 --engines openvino
 
-The objective is `--preset paper` from the content image, the weights the offline VGG. The plain loop is PyTorch's
-`torch.optim.LBFGS` on a picture of 0 to 255, without tolerances, by default and with its strong-Wolfe line search; the
-better of the two is the one to beat. Contestants take turns, a few evaluations each; a contestant's clock runs only in
-its own turns and begins when its network is built, before it is compiled. Every loss is float32's, the objective's own.
+The objective is the paper's (`--preset paper`, from the content image), the weights the offline VGG. The plain loop is
+PyTorch's `torch.optim.LBFGS` on a picture of 0 to 255, without tolerances, by default and with its strong-Wolfe line
+search; the better of the two is the one to beat. Contestants take turns, a few evaluations each, and who is ahead of
+the plain loops waits for them; a contestant's clock runs only in its own turns and begins when its network is built,
+before it is compiled. Every loss is the objective's own; in low precision that is float32's up to what
+`benchmarks/precision.py` tells.
+
+With `--minutes` it ends then, and the levels are the losses that the plain loop has come to.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -24,52 +31,155 @@ from turns import PLAIN, Contestant, arguments, keep, machine, serve
 WOLFE = f"{PLAIN}, strong Wolfe"
 # The levels are the losses of the plain loop after these shares of its evaluations.
 SHARES = (0.25, 0.5, 1.0)
+# Evaluations a turn, fewer where they take longer than these seconds together.
 TURN = 5
+LONG = 10.0
+# Evaluations that everyone makes, the first two of them untimed: before it waits for others, and before time is up.
+ENOUGH, LEAST = 8, 4
+# The memory of the plain loop, bytes: what is fixed and of each pixel.
+LOOP = (0.8e9, 5.5e3)
 
 
 def main() -> None:
-    """Measure, print the table, and keep it in benchmarks/results/."""
+    """Measure, print the tables, and keep them in benchmarks/results/."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("photo", nargs="?")
-    parser.add_argument("painting", nargs="?")
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--iterations", type=int, default=200)
-    parser.add_argument("--engines", default="auto", help="with commas between")
-    parser.add_argument("--precisions", default="float32", help="of the engines, with commas between")
+    parser.add_argument("photo", nargs="?", help="the default is the demo's")
+    parser.add_argument("painting", nargs="?", help="the default is the demo's")
+    parser.add_argument("--sizes", "--size", default="256,512,1024", help="longest sides, with commas between")
+    parser.add_argument("--iterations", type=int, default=200, help="of the plain loop at most")
+    parser.add_argument("--minutes", type=float, help="for all sizes together; the default is as long as it takes")
+    parser.add_argument("--engines", default="all", help="with commas between; the default is all that are installed")
+    parser.add_argument(
+        "--precisions",
+        default="native",
+        help="of the engines, with commas between; the default is float32 and what is fastest here",
+    )
     parser.add_argument("--loops", choices=["both", "wolfe"], default="both", help="the plain ones to run")
+    parser.add_argument("--plot", help="draw the loss over time into a PNG, its size in pixels added to its name")
     given = arguments(parser, work)
-    if not given.painting:
+    if given.photo and not given.painting:
         parser.error("name a photo and a painting")
-    order = {name: getattr(given, name) for name in ("photo", "painting", "size", "iterations")}
+    with demo() as pictures:
+        photo, painting = (given.photo, given.painting) if given.painting else pictures
+        sizes = [int(size) for size in given.sizes.split(",")]
+        for i, size in enumerate(sizes):
+            # Larger pictures get more of the time.
+            share = size / sum(sizes[i:])
+            if given.minutes is not None:
+                given.minutes -= measure(photo, painting, size, share * given.minutes, given)
+            else:
+                measure(photo, painting, size, None, given)
+
+
+@contextlib.contextmanager
+def demo() -> Iterator[tuple[str, str]]:
+    """The paths of a photo and a painting."""
+    from importlib import resources
+
+    from stylekeras.cli.demo import photograph
+
+    with resources.as_file(resources.files("stylekeras.data") / "brushwork.jpg") as painting:
+        yield str(photograph()), str(painting)
+
+
+def measure(photo: str, painting: str, size: int, minutes: float | None, given: argparse.Namespace) -> float:
+    """One size, for so many minutes at most. Returns: how many it took."""
+    from stylekeras import memory
+
+    began = time.monotonic()
+
+    def late() -> bool:
+        return minutes is not None and time.monotonic() - began > 60 * minutes
+
+    order = {"photo": photo, "painting": painting, "size": size, "iterations": given.iterations}
     # Ours get fewer steps: what is not there by then is not worth waiting for.
     shorter = {**order, "iterations": max(1, 3 * given.iterations // 4)}
-    asked = [(name, precision) for name in given.engines.split(",") for precision in given.precisions.split(",")]
-    orders = [{**shorter, "engine": name, "precision": precision} for name, precision in asked]
+    orders = [{**shorter, "engine": name, "precision": precision} for name, precision in asked(given)]
     loops = (PLAIN, WOLFE) if given.loops == "both" else (WOLFE,)
     orders += [{**order, "engine": name, "precision": "float32"} for name in loops]
-    # One after the other: they would slow each other's compilation.
-    running = [one for one in (Contestant(__file__, each) for each in orders) if one.ready]
+    running = []
+    left = memory.budget() or float("inf")
+    for each in sorted(orders, key=lambda order: order["engine"] not in loops):
+        # One after the other: they would slow each other's compilation.
+        one = Contestant(__file__, each)
+        fits = one.ready and one.ready["needs"] <= left
+        told = "is ready" if fits else "is left out for lack of memory" if one.ready else "fails"
+        print(f"{size} px: {name_of(each)} {told}", file=sys.stderr)
+        if fits:
+            left -= one.ready["needs"]
+            running.append(one)
+        elif one.ready:
+            one.end()
+    running.sort(key=lambda one: orders.index(one.order))
+    beside = [one for one in running if one.order["engine"] in loops]
+    if not beside:
+        sys.exit("without a plain loop there is nothing to compare with: pip install 'stylekeras[bench]'")
     # Interrupted, it tells of what there is.
     with contextlib.suppress(KeyboardInterrupt):
-        while not all(one.done for one in running):
+        while any(going_on(one, beside) for one in running):
             for one in running:
-                if not one.done:
-                    one.turn(TURN)
-            print(", ".join(f"{one.order['engine']} {len(one.found)}" for one in running), end="\r", file=sys.stderr)
+                if going_on(one, beside) and not (late() and len(one.found) >= LEAST):
+                    one.turn(turn_of(one))
+            told = ", ".join(f"{name_of(one.order)} {len(one.found)}" for one in running)
+            print(f"{size} px, evaluations: {told}", end="\r", file=sys.stderr)
+            if late() and all(one.done or len(one.found) >= LEAST for one in running):
+                break
     for one in running:
         one.end()
+    if not all(one.found for one in beside):
+        sys.exit("interrupted before there was anything to tell")
     # Names of files, not where they are here.
     names = {name: Path(order[name]).name for name in ("photo", "painting")}
-    running = [one for one in running if one.found]
-    results = [{**one.order, **names, **one.ready, "evaluations": one.found} for one in running]
+    results = [{**one.order, **names, **one.ready, "evaluations": one.found} for one in running if one.found]
     report = {"machine": machine(), "results": results}
-    print(table(report))
-    keep(report, f"convergence-{given.size}", given.output)
+    print(f"\n{table(report)}\n")
+    output = given.output and str(Path(given.output).with_stem(f"{Path(given.output).stem}-{size}"))
+    keep(report, f"convergence-{size}", output)
+    if given.plot:
+        from plot import draw
+
+        draw(report, str(Path(given.plot).with_stem(f"{Path(given.plot).stem}-{size}")))
+    return (time.monotonic() - began) / 60
+
+
+def going_on(one: Contestant, loops: list[Contestant]) -> bool:
+    """Whether it takes its next turn. Who is ahead of all plain loops does not, as long as they go on or are at their
+    end."""
+    if one.done or one in loops or len(one.found) < ENOUGH:
+        return not one.done
+    level = min((loss for each in loops for _, loss, _ in each.found), default=float("-inf"))
+    return min(loss for _, loss, _ in one.found) > level
+
+
+def turn_of(one: Contestant) -> int:
+    """How many evaluations."""
+    if len(one.found) < 2:
+        return 1
+    (before, *_), (after, *_) = one.found[-2:]
+    return max(1, min(TURN, int(LONG / max(after - before, 1e-3))))
+
+
+def asked(given: argparse.Namespace) -> list[tuple[str, str]]:
+    """Engines and precisions."""
+    from stylekeras import engines
+
+    every = [name for name in engines.ORDER if not engines.missing(name)]
+    native = dict.fromkeys(["float32", engines.native_precision()])
+    names = every if given.engines == "all" else given.engines.split(",")
+    precisions = native if given.precisions == "native" else given.precisions.split(",")
+    return [(name, precision) for name in names for precision in precisions if engines.may_have(name, precision)]
+
+
+def name_of(order: dict[str, Any]) -> str:
+    """For people."""
+    return order["engine"] if order["engine"].startswith(PLAIN) else f"{order['engine']} in {order['precision']}"
 
 
 def work(order: dict[str, Any]) -> None:
     """A contestant: tells of each evaluation its clock, its loss and the memory used so far (MB)."""
-    told = plain(order, settings(order)) if order["engine"].startswith(PLAIN) else ours(order)
+    given = settings(order)
+    told = plain(order, given) if order["engine"].startswith(PLAIN) else ours(order)
+    needs = needed(order, given)
     version = next(told)
     clock = 0.0
 
@@ -80,7 +190,18 @@ def work(order: dict[str, Any]) -> None:
         clock += time.perf_counter() - began
         return round(clock, 3), loss, round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
-    serve({"version": version}, step)
+    serve({"version": version, "needs": needs}, step)
+
+
+def needed(order: dict[str, Any], given: Any) -> float:
+    """Bytes of memory."""
+    import stylekeras as sk
+    from stylekeras import images, pyramid
+
+    if not order["engine"].startswith(PLAIN):
+        return sk.plan(order["photo"], order["painting"], given, calibrate=False).memory or 0.0
+    height, width = pyramid.shape_at(images.load_image(order["photo"]).shape[:2], given.size)
+    return LOOP[0] + LOOP[1] * height * width
 
 
 def settings(order: dict[str, Any]) -> Any:
@@ -148,12 +269,15 @@ def table(report: dict[str, Any]) -> str:
     curve = best_so_far(best)
     levels = [curve[round(share * (len(curve) - 1))] for share in SHARES]
     base = [reached(best, level) for level in levels]
+    pace = statistics.median(each_took(best))
     lines = [
         f"{kind['processor']}, {kind['cores']} cores, {', '.join(kind['features'])}; {results[0]['photo']} x "
-        f"{results[0]['painting']}, {results[0]['size']} px, {best['iterations']} iterations",
+        f"{results[0]['painting']}, {results[0]['size']} px, {len(curve)} evaluations of the {best['engine']}",
         "",
-        "| | memory, MB | " + " | ".join(f"to {level:.4g}" for level in levels) + " |",
-        "|---|---|" + "---|" * len(levels),
+        "| | seconds a step | middle half | of the loop's | memory, MB | "
+        + " | ".join(f"to {level:.4g}" for level in levels)
+        + " |",
+        "|---|---|---|---|---|" + "---|" * len(levels),
     ]
     for row in results:
         times = [reached(row, level) for level in levels]
@@ -161,8 +285,21 @@ def table(report: dict[str, Any]) -> str:
             f"not in {len(row['evaluations'])} steps" if t is None else f"{t:.1f} s ({t / b:.2f})"
             for t, b in zip(times, base, strict=True)
         ]
-        lines.append(f"| {row['engine']} ({row['version']}) | {row['evaluations'][-1][2]:.0f} | {' | '.join(cells)} |")
+        taken = each_took(row)
+        median = statistics.median(taken)
+        low, _, high = statistics.quantiles(taken, n=4) if len(taken) > 1 else [median] * 3
+        ours = not row["engine"].startswith(PLAIN)
+        name = row["version"] if ours else f"{row['engine']} {row['version']}"
+        told = [f"{median:.3f}", f"{low:.3f} to {high:.3f}", f"{median / pace:.2f}", f"{row['evaluations'][-1][2]:.0f}"]
+        lines.append(f"| {name} | {' | '.join(told + cells)} |")
     return "\n".join(lines)
+
+
+def each_took(row: dict[str, Any]) -> list[float]:
+    """Seconds of each evaluation, without the first two if there are others: those compile."""
+    clocks = [0.0, *(clock for clock, *_ in row["evaluations"])]
+    taken = [after - before for before, after in itertools.pairwise(clocks)]
+    return taken[2:] or taken
 
 
 def best_so_far(row: dict[str, Any]) -> list[float]:

@@ -96,10 +96,10 @@ def load(name: str, precision: str, devices: int | None = None) -> Any:
         devices.
     """
     if name == "auto":
-        able = [name for name in ORDER if _may_have(name, precision) and ((devices or 1) == 1 or name in SPREADING)]
+        able = [name for name in ORDER if may_have(name, precision) and ((devices or 1) == 1 or name in SPREADING)]
         name = pick(able) or ("openvino" if precision == "winograd" else "tensorflow")
     elif name == "onnx":
-        able = [name for name in ONNX_RUNTIMES if _may_have(name, precision)]
+        able = [name for name in ONNX_RUNTIMES if may_have(name, precision)]
         name = pick(able or ONNX_RUNTIMES) or "onnxruntime"
     if missing(name):
         raise EngineError(f"engine {name} needs {' and '.join(missing(name))}: {INSTALL[name]}")
@@ -199,7 +199,7 @@ def cannot_run(name: str, error: Exception) -> EngineError:
     return EngineError(f"engine {name} cannot run this network: {lines[-1] if lines else type(error).__name__}")
 
 
-def _may_have(name: str, precision: str) -> bool:
+def may_have(name: str, precision: str) -> bool:
     """Whether an engine has a precision on this processor, as far as that is known before it is loaded."""
     if precision == "winograd":
         return name == "openvino"

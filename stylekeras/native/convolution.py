@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from stylekeras.native import convolution_code, winograd
+from stylekeras.native.blas import alone
 from stylekeras.native.convolution_code import APART
-from stylekeras.native.memory import Kept, Workspace
+from stylekeras.native.memory import Kept, Workspace, aligned
 from stylekeras.native.winograd import TILE, WINDOW
 from stylekeras.threads import Threads
 
@@ -34,7 +35,14 @@ class Convolver:
 
     def _laid_out(self, weights: np.ndarray) -> np.ndarray:
         out, channels, panel = *weights.shape[:2], self.multiple
-        return winograd.kernels(weights).reshape(-1, channels, out // panel, panel).transpose(0, 2, 1, 3)
+        found = aligned(WINDOW**2 * channels * out).reshape(WINDOW**2, out // panel, channels, panel)
+
+        def lay_out(i: int) -> None:
+            found[:, i] = winograd.kernels(weights[i * panel : (i + 1) * panel])
+
+        with alone():
+            self._threads.share(lay_out, range(out // panel))
+        return found
 
     def __call__(
         self,

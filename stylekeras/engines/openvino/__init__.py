@@ -73,6 +73,9 @@ class Engine(GraphEngine):
             model = self._core.read_model(graph)
         except RuntimeError as error:
             raise cannot_run(self.name, error) from None
+        if often:
+            # What is known of the weights at any size, once for all sizes.
+            _fold(model)
         return _Run(self, model, often=often)
 
     def compiled(self, model: openvino.Model, shapes: Mapping[str, list[int]]) -> _Compiled:
@@ -88,10 +91,7 @@ class Engine(GraphEngine):
 
     def _rewrite(self, model: openvino.Model, nodes: Nodes) -> None:
         """Have done by our own code what that does faster."""
-        if self.precision in ("winograd", "bfloat16"):
-            folding = passes.Manager()
-            folding.register_pass(passes.ConstantFolding())
-            folding.run_passes(model)
+        _fold(model)
         if self.precision == "winograd":
             channels_last.rewrite(model, opset13, nodes)
         if cores() <= _FEW_CORES:
@@ -106,6 +106,13 @@ class Engine(GraphEngine):
     def rest(self) -> None:
         """Let go of memory that only steps need."""
         self._native.rest()
+
+
+def _fold(model: openvino.Model) -> None:
+    """Have done what needs no inputs."""
+    folding = passes.Manager()
+    folding.register_pass(passes.ConstantFolding())
+    folding.run_passes(model)
 
 
 class _Compiled(NamedTuple):

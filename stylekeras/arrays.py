@@ -66,7 +66,7 @@ def flatten(response: Any, image: Any) -> Any:
     """As `spectrum.flatten`, rows and columns shared out among threads: NumPy's transforms take one core."""
     _, height, width, _ = image.shape
     half = width // 2 + 1
-    gain = response[[0, 1, 1], :, :half, 0]
+    brightness, colour = response[:, :, :half, 0]
     spectra = np.empty((3, height, half), np.result_type(image.dtype, np.complex64))
     found = np.empty(image.shape, image.dtype)
 
@@ -76,7 +76,8 @@ def flatten(response: Any, image: Any) -> Any:
 
     def down(columns: slice) -> None:
         turned = np.fft.fft(spectra[..., columns], axis=1, norm=NORM)
-        turned *= gain[..., columns]
+        turned[0] *= brightness[:, columns]
+        turned[1:] *= colour[:, columns]
         np.fft.ifft(turned, axis=1, norm=NORM, out=spectra[..., columns])
 
     def back(rows: slice) -> None:

@@ -5,9 +5,9 @@
 
 The objective is the paper's (`--preset paper`, from the content image), the weights the offline VGG. The plain loop is
 PyTorch's `torch.optim.LBFGS` on a picture of 0 to 255, without tolerances, by default and with its strong-Wolfe line
-search; the better of the two is the one to beat. Contestants take turns, a few evaluations each, and who is ahead of
-the plain loops waits for them; a contestant's clock runs only in its own turns and begins when its network is built,
-before it is compiled. Every loss is the objective's own; in low precision that is float32's up to what
+search; the better of the two is the one to beat. A contestant's clock runs only in its own turns, of a few evaluations,
+and begins when its network is built, before it is compiled. The next turn is that of the least clock; who is ahead of
+the plain loops waits for them. Every loss is the objective's own; in low precision that is float32's up to what
 `benchmarks/precision.py` tells.
 
 With `--minutes` it ends then, and the levels are the losses that the plain loop has come to.
@@ -116,14 +116,11 @@ def measure(photo: str, painting: str, size: int, minutes: float | None, given: 
         sys.exit("without a plain loop there is nothing to compare with: pip install 'stylekeras[bench]'")
     # Interrupted, it tells of what there is.
     with contextlib.suppress(KeyboardInterrupt):
-        while any(going_on(one, beside) for one in running):
-            for one in running:
-                if going_on(one, beside) and not (late() and len(one.found) >= LEAST):
-                    one.turn(turn_of(one))
+        while able := [one for one in running if going_on(one, beside) and not (late() and enough(one, beside))]:
+            one = min(able, key=clock)
+            one.turn(turn_of(one))
             told = ", ".join(f"{name_of(one.order)} {len(one.found)}" for one in running)
             print(f"{size} px, evaluations: {told}", end="\r", file=sys.stderr)
-            if late() and all(one.done or len(one.found) >= LEAST for one in running):
-                break
     for one in running:
         one.end()
     if not all(one.found for one in beside):
@@ -149,6 +146,16 @@ def going_on(one: Contestant, loops: list[Contestant]) -> bool:
         return not one.done
     level = min((loss for each in loops for _, loss, _ in each.found), default=float("-inf"))
     return min(loss for _, loss, _ in one.found) > level
+
+
+def clock(one: Contestant) -> float:
+    """Its seconds so far."""
+    return one.found[-1][0] if one.found else 0.0
+
+
+def enough(one: Contestant, loops: list[Contestant]) -> bool:
+    """Whether it may end when time is up: not before it has had the plain loops' seconds, if it is behind them."""
+    return len(one.found) >= LEAST and (one in loops or clock(one) >= max(map(clock, loops)))
 
 
 def turn_of(one: Contestant) -> int:

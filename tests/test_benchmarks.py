@@ -55,6 +55,14 @@ def test_who_is_ahead_waits_and_who_is_behind_does_not():
     assert not any(convergence.going_on(one, [loop, other]) for one in (loop, other, behind, ahead))
 
 
+def test_when_time_is_up_who_is_behind_has_had_the_loops_seconds():
+    loop, other = _contestant([9.0] * 10), _contestant([9.0] * 4)
+    assert [convergence.enough(one, [loop, other]) for one in (loop, other)] == [True, True]
+    assert not convergence.enough(_contestant([9.5] * 9), [loop, other])
+    assert convergence.enough(_contestant([9.5] * 10), [loop, other])
+    assert not convergence.enough(_contestant([9.0] * 3), [_contestant([9.0] * 3)])
+
+
 @pytest.mark.parametrize(("seconds", "count"), [(0.01, 5), (3.0, 3), (30.0, 1)])
 def test_turns_are_short(seconds, count):
     one = types.SimpleNamespace(found=[(0.0, 1.0, 0), (seconds, 1.0, 0)])

@@ -7,7 +7,8 @@ The objective is the paper's (`--preset paper`, from the content image), the wei
 PyTorch's `torch.optim.LBFGS` on a picture of 0 to 255, without tolerances, by default and with its strong-Wolfe line
 search; the better of the two is the one to beat. A contestant's clock runs only in its own turns, of a few evaluations,
 and begins when its network is built, before it is compiled. The next turn is that of the least clock; who is ahead of
-the plain loops waits for them. Every loss is the objective's own; in low precision that is float32's up to what
+the plain loops waits for them. Where all engines run, those that are not the fastest in their precision end after a few
+steps: all take the same ones. Every loss is the objective's own; in low precision that is float32's up to what
 `benchmarks/precision.py` tells.
 
 With `--minutes` it ends then, and the levels are the losses that the plain loop has come to.
@@ -99,7 +100,8 @@ def measure(photo: str, painting: str, size: int, minutes: float | None, given: 
     orders += [{**order, "engine": name, "precision": "float32"} for name in loops]
     running = []
     left = memory.budget() or float("inf")
-    for each in sorted(orders, key=lambda order: order["engine"] not in loops):
+    # Memory is for the loops first, then for what is fastest.
+    for each in sorted(orders, key=lambda order: (order["engine"] not in loops, order["precision"] == "float32")):
         # One after the other: they would slow each other's compilation.
         one = Contestant(__file__, each)
         fits = one.ready and one.ready["needs"] <= left
@@ -116,7 +118,10 @@ def measure(photo: str, painting: str, size: int, minutes: float | None, given: 
         sys.exit("without a plain loop there is nothing to compare with: pip install 'stylekeras[bench]'")
     # Interrupted, it tells of what there is.
     with contextlib.suppress(KeyboardInterrupt):
-        while able := [one for one in running if going_on(one, beside) and not (late() and enough(one, beside))]:
+        rivals = running if given.engines == "all" else []
+        while able := [
+            one for one in running if going_on(one, beside, rivals) and not (late() and enough(one, beside))
+        ]:
             one = min(able, key=clock)
             one.turn(turn_of(one))
             told = ", ".join(f"{name_of(one.order)} {len(one.found)}" for one in running)
@@ -139,13 +144,27 @@ def measure(photo: str, painting: str, size: int, minutes: float | None, given: 
     return (time.monotonic() - began) / 60
 
 
-def going_on(one: Contestant, loops: list[Contestant]) -> bool:
-    """Whether it takes its next turn. Who is ahead of all plain loops does not, as long as they go on or are at their
-    end."""
+def going_on(one: Contestant, loops: list[Contestant], rivals: list[Contestant]) -> bool:
+    """Whether it takes another turn. Who is ahead of all plain loops does not, as long as they go on or are at their
+    end; nor does one who has had `ENOUGH` while a rival in the same precision is faster."""
     if one.done or one in loops or len(one.found) < ENOUGH:
         return not one.done
+    if any(faster(other, one) for other in rivals if other not in loops):
+        return False
     level = min((loss for each in loops for _, loss, _ in each.found), default=float("-inf"))
     return min(loss for _, loss, _ in one.found) > level
+
+
+def faster(one: Contestant, other: Contestant) -> bool:
+    """Whether it is known to be, in the same precision."""
+    if one.order["precision"] != other.order["precision"] or len(one.found) < ENOUGH:
+        return False
+    return pace({"evaluations": one.found}) < pace({"evaluations": other.found})
+
+
+def pace(row: dict[str, Any]) -> float:
+    """Seconds an evaluation."""
+    return statistics.median(each_took(row))
 
 
 def clock(one: Contestant) -> float:
@@ -276,7 +295,7 @@ def table(report: dict[str, Any]) -> str:
     curve = best_so_far(best)
     levels = [curve[round(share * (len(curve) - 1))] for share in SHARES]
     base = [reached(best, level) for level in levels]
-    pace = statistics.median(each_took(best))
+    base_pace = pace(best)
     lines = [
         f"{kind['processor']}, {kind['cores']} cores, {', '.join(kind['features'])}; {results[0]['photo']} x "
         f"{results[0]['painting']}, {results[0]['size']} px, {len(curve)} evaluations of the {best['engine']}",
@@ -292,12 +311,16 @@ def table(report: dict[str, Any]) -> str:
             f"not in {len(row['evaluations'])} steps" if t is None else f"{t:.1f} s ({t / b:.2f})"
             for t, b in zip(times, base, strict=True)
         ]
-        taken = each_took(row)
-        median = statistics.median(taken)
+        taken, median = each_took(row), pace(row)
         low, _, high = statistics.quantiles(taken, n=4) if len(taken) > 1 else [median] * 3
         ours = not row["engine"].startswith(PLAIN)
         name = row["version"] if ours else f"{row['engine']} {row['version']}"
-        told = [f"{median:.3f}", f"{low:.3f} to {high:.3f}", f"{median / pace:.2f}", f"{row['evaluations'][-1][2]:.0f}"]
+        told = [
+            f"{median:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            f"{median / base_pace:.2f}",
+            f"{row['evaluations'][-1][2]:.0f}",
+        ]
         lines.append(f"| {name} | {' | '.join(told + cells)} |")
     return "\n".join(lines)
 

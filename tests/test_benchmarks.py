@@ -41,18 +41,27 @@ def test_levels_are_the_better_loops(report):
     assert rows[f"| {convergence.WOLFE} {convergence.WOLFE} 1.0"].endswith("| not in 9 steps |")
 
 
-def _contestant(losses, done=False):
-    return types.SimpleNamespace(found=[(0.5 * i, loss, 0) for i, loss in enumerate(losses)], done=done)
+def _contestant(losses, precision="float32", seconds=0.5):
+    found = [(seconds * i, loss, 0) for i, loss in enumerate(losses)]
+    return types.SimpleNamespace(found=found, done=False, order={"precision": precision})
 
 
 def test_who_is_ahead_waits_and_who_is_behind_does_not():
     loop, other = _contestant([9.0] * 7 + [5.0]), _contestant([9.0] * 8)
     behind, ahead, young = _contestant([6.0] * 8), _contestant([4.0] * 8), _contestant([1.0] * 3)
-    going = [convergence.going_on(one, [loop, other]) for one in (loop, other, behind, ahead, young)]
+    going = [convergence.going_on(one, [loop, other], []) for one in (loop, other, behind, ahead, young)]
     assert going == [True, True, True, False, True]
     for one in (loop, other, behind):
         one.done = True
-    assert not any(convergence.going_on(one, [loop, other]) for one in (loop, other, behind, ahead))
+    assert not any(convergence.going_on(one, [loop, other], []) for one in (loop, other, behind, ahead))
+
+
+def test_of_all_engines_the_fastest_in_a_precision_goes_on():
+    loop, fast, low = _contestant([1.0] * 8), _contestant([9.0] * 8), _contestant([9.0] * 8, "bfloat16", 2.0)
+    slow, young = _contestant([9.0] * 8, seconds=0.7), _contestant([9.0] * 7, seconds=0.7)
+    running = [loop, fast, slow, low, young]
+    assert [convergence.going_on(one, [loop], running) for one in running] == [True, True, False, True, True]
+    assert all(convergence.going_on(one, [loop], []) for one in running)
 
 
 def test_when_time_is_up_who_is_behind_has_had_the_loops_seconds():

@@ -7,11 +7,12 @@ The objective is the paper's (`--preset paper`, from the content image), the wei
 PyTorch's `torch.optim.LBFGS` on a picture of 0 to 255, without tolerances, by default and with its strong-Wolfe line
 search; the better of the two is the one to beat. A contestant's clock runs only in its own turns, of a few evaluations,
 and begins when its network is built, before it is compiled. The next turn is that of the least clock; who is ahead of
-the plain loops waits for them. Where all engines run, those that are not the fastest in their precision end after a few
-steps: all take the same ones. Every loss is the objective's own; in low precision that is float32's up to what
-`benchmarks/precision.py` tells.
+the plain loops waits for them. Where all engines run, those that are clearly slower than another in their precision end
+after a few steps: all take the same ones. Every loss is the objective's own; in low precision that is float32's up to
+what `benchmarks/precision.py` tells.
 
-With `--minutes` it ends then, and the levels are the losses that the plain loop has come to.
+With `--minutes` it ends about then, and the levels are the losses that the plain loop has come to. Everyone makes some
+evaluations all the same, and who is behind the plain loops has as many seconds as they have had.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ TURN = 5
 LONG = 10.0
 # Evaluations that everyone makes, the first two of them untimed: before it waits for others, and before time is up.
 ENOUGH, LEAST = 8, 4
+# How much slower than a rival one must be to end, above what two medians of a few steps differ by.
+CLEARLY = 1.05
 # The memory of the plain loop, bytes: what is fixed and of each pixel.
 LOOP = (0.8e9, 5.5e3)
 
@@ -60,16 +63,17 @@ def main() -> None:
     given = arguments(parser, work)
     if given.photo and not given.painting:
         parser.error("name a photo and a painting")
-    with demo() as pictures:
-        photo, painting = (given.photo, given.painting) if given.painting else pictures
+    with demo() if given.photo is None else contextlib.nullcontext((given.photo, given.painting)) as (photo, painting):
         sizes = [int(size) for size in given.sizes.split(",")]
         for i, size in enumerate(sizes):
             # Larger pictures get more of the time.
             share = size / sum(sizes[i:])
-            if given.minutes is not None:
+            if given.minutes is None:
+                measure(photo, painting, size, None, given)
+            elif given.minutes > 0:
                 given.minutes -= measure(photo, painting, size, share * given.minutes, given)
             else:
-                measure(photo, painting, size, None, given)
+                print(f"{size} px: no time is left", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -84,7 +88,7 @@ def demo() -> Iterator[tuple[str, str]]:
 
 
 def measure(photo: str, painting: str, size: int, minutes: float | None, given: argparse.Namespace) -> float:
-    """One size, for so many minutes at most. Returns: how many it took."""
+    """One size, for about so many minutes. Returns: how many it took."""
     from stylekeras import memory
 
     began = time.monotonic()
@@ -115,8 +119,12 @@ def measure(photo: str, painting: str, size: int, minutes: float | None, given: 
     running.sort(key=lambda one: orders.index(one.order))
     beside = [one for one in running if one.order["engine"] in loops]
     if not beside:
-        sys.exit("without a plain loop there is nothing to compare with: pip install 'stylekeras[bench]'")
+        for one in running:
+            one.end()
+        print(f"{size} px: without a plain loop there is nothing to compare with", file=sys.stderr)
+        return (time.monotonic() - began) / 60
     # Interrupted, it tells of what there is.
+    interrupted = True
     with contextlib.suppress(KeyboardInterrupt):
         rivals = running if given.engines == "all" else []
         while able := [
@@ -126,10 +134,11 @@ def measure(photo: str, painting: str, size: int, minutes: float | None, given: 
             one.turn(turn_of(one))
             told = ", ".join(f"{name_of(one.order)} {len(one.found)}" for one in running)
             print(f"{size} px, evaluations: {told}", end="\r", file=sys.stderr)
+        interrupted = False
     for one in running:
         one.end()
-    if not all(one.found for one in beside):
-        sys.exit("interrupted before there was anything to tell")
+    if not any(one.found for one in beside):
+        sys.exit("it ended before a plain loop had made an evaluation")
     # Names of files, not where they are here.
     names = {name: Path(order[name]).name for name in ("photo", "painting")}
     results = [{**one.order, **names, **one.ready, "evaluations": one.found} for one in running if one.found]
@@ -141,6 +150,8 @@ def measure(photo: str, painting: str, size: int, minutes: float | None, given: 
         from plot import draw
 
         draw(report, str(Path(given.plot).with_stem(f"{Path(given.plot).stem}-{size}")))
+    if interrupted:
+        sys.exit(130)
     return (time.monotonic() - began) / 60
 
 
@@ -156,10 +167,10 @@ def going_on(one: Contestant, loops: list[Contestant], rivals: list[Contestant])
 
 
 def faster(one: Contestant, other: Contestant) -> bool:
-    """Whether it is known to be, in the same precision."""
-    if one.order["precision"] != other.order["precision"] or len(one.found) < ENOUGH:
+    """Whether it is clearly, in the same precision, and is still running."""
+    if one.done or one.order["precision"] != other.order["precision"] or len(one.found) < ENOUGH:
         return False
-    return pace({"evaluations": one.found}) < pace({"evaluations": other.found})
+    return CLEARLY * pace({"evaluations": one.found}) < pace({"evaluations": other.found})
 
 
 def pace(row: dict[str, Any]) -> float:
@@ -276,8 +287,10 @@ def plain(order: dict[str, Any], given: Any, device: str = "cpu") -> Iterator[An
         asked.get()
 
     def run() -> None:
-        step(tell)
-        losses.put(None)
+        try:
+            step(tell)
+        finally:
+            losses.put(None)
 
     yield torch.__version__
     thread = threading.Thread(target=run, daemon=True)
@@ -312,7 +325,7 @@ def table(report: dict[str, Any]) -> str:
             for t, b in zip(times, base, strict=True)
         ]
         taken, median = each_took(row), pace(row)
-        low, _, high = statistics.quantiles(taken, n=4) if len(taken) > 1 else [median] * 3
+        low, _, high = statistics.quantiles(taken, n=4, method="inclusive") if len(taken) > 1 else [median] * 3
         ours = not row["engine"].startswith(PLAIN)
         name = row["version"] if ours else f"{row['engine']} {row['version']}"
         told = [

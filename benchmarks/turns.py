@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -38,18 +39,22 @@ class Contestant:
         return self._ready
 
     def turn(self, count: int) -> None:
-        """Let it make that many steps; what it tells of them is added to `found`."""
-        self._process.stdin.write(f"{count}\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        """Let it make that many steps; what it tells of them is added to `found`. One that has died is done."""
+        line = ""
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(f"{count}\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
         told = json.loads(line) if line else []
         self.found += told
         self.done = len(told) < count
 
     def end(self) -> None:
         """Let it go."""
-        self._process.stdin.close()
+        with contextlib.suppress(OSError):  # it may have died with something unread
+            self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
 
 
 def arguments(parser: argparse.ArgumentParser, work: Callable[[dict[str, Any]], None]) -> argparse.Namespace:

@@ -8,6 +8,7 @@ work in a busy loop, on the cores that the runtime of the graphs wants next; tha
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -168,8 +169,13 @@ def inner_blocks(x: Any, y: Any) -> list[Any]:
     return [np.einsum("ij,ij->i", *blocks), *rest]
 
 
-@functools.cache
 def _threads() -> Threads:
+    return _of_process(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _of_process(process: int) -> Threads:
+    """A fork may have been bound to other cores than its parent."""
     return Threads(cores())
 
 

@@ -206,7 +206,9 @@ def _calibrate(settings: Settings, kinds: Sequence[Kind]) -> Speed:
     ]
     seconds, first, pixels = [], 0.0, []
     for side in _SIDES:
-        changes = {"size": side, "min_size": None, "steps": 1 + _REPEATS, "init": "content", "tolerance": 0.0}
+        changes: dict[str, Any] = {"size": side, "min_size": None, "steps": 1 + _REPEATS, "tolerance": 0.0}
+        # Without a style the photo has a loss of 0, where nothing is left to do.
+        changes["init"] = "content" if kinds else "noise"
         changes |= {"colors": "style", "strength": DEFAULTS.strength, "tile": "none", "preset": None}
         chosen = Settings(**{**settings.to_dict(), **changes})
         began = time.perf_counter()

@@ -49,7 +49,7 @@ def flatten(ops: Any, response: Any, image: Any) -> Any:
         return ops.flatten(response, image)
     height, width = ops.shape(image)[1:3]
     planes = ops.reshape(opponent(ops, ops.reshape(ops.transpose(image, (3, 0, 1, 2)), (3, -1))), (3, height, width))
-    # NumPy has transforms for real planes, the other namespaces for complex ones.
+    # Some namespaces have transforms for real planes, all for complex ones.
     filtered = (ops.filter if hasattr(ops, "filter") else partial(_filter, ops))(response[..., 0], planes)
     found = ops.reshape(colours(ops, ops.reshape(filtered, (3, -1))), (3, 1, height, width))
     return ops.stack([found[0], found[1], found[2]], axis=-1)

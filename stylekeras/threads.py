@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Threads:
@@ -19,20 +23,30 @@ class Threads:
         self._cores = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
     def share(self, work: Callable[[Any], None], tasks: Iterable[Any]) -> None:
-        """Do all tasks, in this order as long as threads are free; tasks without the interpreter go on at once."""
+        """Do all tasks, in this order as long as threads are free; tasks without the interpreter go on at once.
+
+        A task's own shares are done in its thread.
+        """
         waiting = deque(tasks)
-        pool = _pool(os.getpid(), self.count, self._cores)
 
         def next_ones() -> None:
-            while waiting:
-                try:
-                    task = waiting.popleft()
-                except IndexError:  # another thread was faster
-                    return
-                work(task)
+            before, _here.busy = _busy(), True
+            try:
+                while waiting:
+                    try:
+                        task = waiting.popleft()
+                    except IndexError:  # another thread was faster
+                        return
+                    work(task)
+            finally:
+                _here.busy = before
 
-        others = [pool.submit(next_ones) for _ in range(min(self.count, len(waiting)) - 1)]
+        others: list[Future[None]] = []
         try:
+            if not _busy():
+                pool = _pool(os.getpid(), self.count, self._cores)
+                for _ in range(min(self.count, len(waiting)) - 1):
+                    others.append(pool.submit(next_ones))
             next_ones()
         finally:
             # Whatever happened, nobody works on once this has returned.
@@ -42,8 +56,38 @@ class Threads:
             each.result()
 
 
+def undisturbed(function: Callable[..., T], *given: Any) -> T:
+    """Call it in another thread than this, which may be the main one: there, a signal would raise its exception in the
+    middle of what is not prepared for it. So it comes when this is through."""
+    running = _others(os.getpid()).submit(function, *given)
+    try:
+        return running.result()
+    finally:
+        # What goes on after an interrupt would be in the way of what comes next. A second one ends the waiting too.
+        wait([running])
+
+
+_here = threading.local()
+
+
+def _busy() -> bool:
+    """Whether this thread is in a task: to wait for others would be to wait for itself."""
+    return getattr(_here, "busy", False)
+
+
 @functools.lru_cache(maxsize=4)
 def _pool(process: int, count: int, cores: frozenset[int] | None) -> ThreadPoolExecutor:
     """One for each process: a fork has its parent's objects, but none of its threads."""
-    anywhere = (None, ()) if cores is None else (os.sched_setaffinity, (0, cores))
+    anywhere = (None, ()) if cores is None else (_bind, (cores,))
     return ThreadPoolExecutor(max(count - 1, 1), "stylekeras", *anywhere)
+
+
+def _bind(cores: frozenset[int]) -> None:
+    with contextlib.suppress(OSError):  # it may not be allowed
+        os.sched_setaffinity(0, cores)
+
+
+@functools.lru_cache(maxsize=1)
+def _others(process: int) -> ThreadPoolExecutor:
+    """Likewise; as many as there can be at once."""
+    return ThreadPoolExecutor(64, "stylekeras")

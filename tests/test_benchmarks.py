@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import convergence
-from turns import PLAIN
+from turns import PLAIN, Contestant
 
 
 def _row(engine, clocks, losses):
@@ -56,12 +56,29 @@ def test_who_is_ahead_waits_and_who_is_behind_does_not():
     assert not any(convergence.going_on(one, [loop, other], []) for one in (loop, other, behind, ahead))
 
 
+def test_a_contestant_that_dies_is_done(tmp_path):
+    program = tmp_path / "dies.py"
+    program.write_text("print('1', flush=True)\ninput()\nprint('[1.5, 2.5]', flush=True)\n")
+    one = Contestant(str(program), {})
+    assert one.ready == 1
+    one.turn(2)
+    assert (one.found, one.done) == ([1.5, 2.5], False)
+    one._process.wait()
+    one.turn(2)
+    assert (one.found, one.done) == ([1.5, 2.5], True)
+    one.end()
+
+
 def test_of_all_engines_the_fastest_in_a_precision_goes_on():
     loop, fast, low = _contestant([1.0] * 8), _contestant([9.0] * 8), _contestant([9.0] * 8, "bfloat16", 2.0)
     slow, young = _contestant([9.0] * 8, seconds=0.7), _contestant([9.0] * 7, seconds=0.7)
-    running = [loop, fast, slow, low, young]
-    assert [convergence.going_on(one, [loop], running) for one in running] == [True, True, False, True, True]
+    alike = _contestant([9.0] * 8, seconds=0.51)
+    running = [loop, fast, slow, low, young, alike]
+    going = [convergence.going_on(one, [loop], running) for one in running]
+    assert going == [True, True, False, True, True, True]
     assert all(convergence.going_on(one, [loop], []) for one in running)
+    fast.done = alike.done = True  # they failed
+    assert convergence.going_on(slow, [loop], running)
 
 
 def test_when_time_is_up_who_is_behind_has_had_the_loops_seconds():

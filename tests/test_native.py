@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -48,6 +50,34 @@ def test_what_goes_wrong_in_a_task_is_raised(failing):
     with pytest.raises(MemoryError, match=str(failing)):
         threads.share(work, range(8))
     threads.share(work, range(8, 10))  # it is still good
+
+
+def test_a_share_within_a_task_is_done_there():
+    threads, found = Threads(2), []
+    threads.share(lambda i: threads.share(lambda j: found.append((i, j)), range(3)), range(4))
+    assert sorted(found) == [(i, j) for i in range(4) for j in range(3)]
+    threads.share(found.append, range(2))
+    assert len(found) == 14
+
+
+def test_after_an_interrupt_no_task_is_begun(monkeypatch):
+    threads, done = Threads(2), []
+
+    class Pool:
+        def submit(self, function):
+            pool.submit(function)
+            raise KeyboardInterrupt
+
+    def slowly(task):
+        time.sleep(0.01)
+        done.append(task)
+
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr("stylekeras.threads._pool", lambda *_: Pool())
+        with pytest.raises(KeyboardInterrupt):
+            threads.share(slowly, range(50))
+        time.sleep(0.1)
+        assert len(done) < 3
 
 
 def _blas():

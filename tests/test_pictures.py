@@ -53,18 +53,20 @@ def test_a_weighted_sum(ops, pictures, rng, count):
 
 def test_results_do_not_depend_on_threads(pictures, rng):
     one, other = (Pictures(Threads(count)) for count in (1, 3))
-    weights = rng.normal(size=13)
+    weights = rng.normal(size=13).astype("f4")
     both = pictures[:2]
     np.testing.assert_array_equal(one.inner_products(pictures, both), other.inner_products(pictures, both))
     np.testing.assert_array_equal(one.weighted_sum(weights, pictures), other.weighted_sum(weights, pictures))
 
 
 def test_what_it_is_not_for_is_numpys(pictures, rng):
-    ops, weights = Pictures(Threads(2)), rng.normal(size=3)
+    ops, weights = Pictures(Threads(2)), rng.normal(size=3).astype("f4")
     double = [picture.astype("f8") for picture in pictures[:3]]
     for some in (double, [picture[..., ::-1] for picture in pictures[:3]]):
         np.testing.assert_array_equal(ops.inner_products(some, some[:2]), arrays.inner_products(some, some[:2]))
         np.testing.assert_array_equal(ops.weighted_sum(weights, some), arrays.weighted_sum(weights, some))
+    wide = weights.astype("f8")
+    np.testing.assert_array_equal(ops.weighted_sum(wide, pictures[:3]), arrays.weighted_sum(wide, pictures[:3]))
     assert ops.relu is arrays.relu
 
 
@@ -76,7 +78,16 @@ def test_pictures_of_another_size_are_refused(pictures):
     with pytest.raises(ValueError, match="was wanted"):
         ops.inner_products(pictures, [pictures[0], other])
     with pytest.raises(ValueError, match="was wanted"):
-        ops.weighted_sum(np.ones(14), [*pictures, other])
+        ops.weighted_sum(np.ones(14, "f4"), [*pictures, other])
+    with pytest.raises(ValueError, match="12 weights for 13 pictures"):
+        ops.weighted_sum(np.ones(12, "f4"), pictures)
+
+
+def test_what_is_not_finite_in_one_picture_is_in_the_sum(ops, pictures):
+    pictures[0][..., 1] = np.inf
+    found = ops.weighted_sum(np.float32([2, 1, 1, 1, 1]), pictures[:5])
+    assert np.isposinf(found[..., 1]).all()
+    assert np.isfinite(found[..., [0, 2]]).all()
 
 
 @pytest.mark.parametrize("clip", [False, True])

@@ -16,7 +16,7 @@ from stylekeras.native.writer import shape as this_shape
 # Numbers at a time: that many of two pictures stay in a core's cache while a history's go past them, and sums keep
 # their digits.
 BLOCK = 2**14
-# Pictures that are added up at a time: more are read more slowly.
+# Pictures that are added up at a time, a power of two: more are read more slowly.
 TOGETHER = 4
 # Vectors of sums: one alone would wait for itself.
 _SUMS = 4
@@ -27,8 +27,7 @@ class Code(NamedTuple):
 
     products(rows, count, one, other, size, results): so many rows of that size times `one` and times `other`, a result
         (count, 2) for each block of them.
-    sums(rows, weights, count, size, result): the sum of so many rows of that size, each times its weight; the count is
-        a multiple of `TOGETHER`.
+    sums(rows, weights, count, size, result): the sum of so many rows of that size, each times its weight.
     """
 
     products: Callable[..., None]
@@ -93,9 +92,11 @@ def _sums(module: ir.Module, shape: Shape) -> None:
     rest = write.sub(given["size"], whole)
     with f.loop(given["size"]) as i:
         f.store(FLOAT(0), result, i)
-    with f.loop(given["count"], TOGETHER) as first:
-        rows = [_entry(f, given["rows"], f.total(first, j)) for j in range(TOGETHER)]
-        weights = [f.load(given["weights"], f.total(first, j), FLOAT) for j in range(TOGETHER)]
+
+    def add(first: Any, number: int) -> None:
+        """So many rows from the first on."""
+        rows = [_entry(f, given["rows"], f.total(first, j)) for j in range(number)]
+        weights = [f.load(given["weights"], f.total(first, j), FLOAT) for j in range(number)]
         vectors = [f.spread(weight) for weight in weights]
         with f.loop(whole, f.width) as i:
             total = f.load(result, i)
@@ -108,6 +109,12 @@ def _sums(module: ir.Module, shape: Shape) -> None:
             for row, weight in zip(rows, weights, strict=True):
                 total = write.fadd(total, write.fmul(weight, f.load(row, at, FLOAT)))
             f.store(total, result, at)
+
+    together = write.and_(given["count"], INT(-TOGETHER))
+    with f.loop(together, TOGETHER) as first:
+        add(first, TOGETHER)
+    with f.loop(write.sub(given["count"], together)) as i:
+        add(f.total(together, i), 1)
     write.ret_void()
 
 

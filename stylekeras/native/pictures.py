@@ -11,9 +11,10 @@ import numpy as np
 from stylekeras import arrays
 from stylekeras.native import picture_code
 from stylekeras.native.memory import address
-from stylekeras.native.picture_code import BLOCK, TOGETHER
-from stylekeras.threads import Threads
+from stylekeras.native.picture_code import BLOCK
+from stylekeras.threads import Threads, undisturbed
 
+# What machine code is given the address of, `run` below holds: it may be interrupted twice, and be left to itself.
 # Numbers that a thread takes at a time, some blocks: many enough that it seldom waits for the interpreter.
 _SHARE = 4 * BLOCK
 
@@ -42,34 +43,32 @@ class Pictures:
         one, other = _addresses([pictures[0], pictures[-1]]).tolist()
         parts = np.empty((-(-size // BLOCK), count, 2), np.float32)
 
-        def run(start: int) -> None:
+        def run(start: int, held: Any = (history, pictures)) -> None:
             moved, results = rows + 4 * start, parts[start // BLOCK :]
             columns = (one + 4 * start, other + 4 * start)
             code.products(moved.ctypes.data, count, *columns, min(_SHARE, size - start), results.ctypes.data)
 
-        self._threads.share(run, range(0, size, _SHARE))
+        undisturbed(self._threads.share, run, range(0, size, _SHARE))
         totals = parts.sum(axis=0, dtype=np.float64).astype(np.float32)
         return tuple(totals[:, j] for j in range(len(pictures)))
 
     def weighted_sum(self, weights: np.ndarray, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """As that of `arrays`."""
-        if not _plain(*pictures):
+        if not _plain(weights, *pictures):
             found: np.ndarray = arrays.weighted_sum(weights, pictures)
             return found
+        if len(weights) != len(pictures):
+            raise ValueError(f"{len(weights)} weights for {len(pictures)} pictures")
         found, size, code = np.empty_like(pictures[0]), pictures[0].size, self._code
-        # The last ones, of no weight, are there for the number of them.
-        more = -len(pictures) % TOGETHER
-        rows = _addresses([*pictures, *[pictures[0]] * more])
-        shares = np.zeros(len(rows), np.float32)
-        shares[: len(pictures)] = weights
+        rows = _addresses(pictures)
         (result,) = _addresses([found]).tolist()
 
-        def run(start: int) -> None:
+        def run(start: int, held: Any = (found, pictures)) -> None:
             moved = rows + 4 * start
-            given = (moved.ctypes.data, shares.ctypes.data, len(rows), min(_SHARE, size - start))
+            given = (moved.ctypes.data, weights.ctypes.data, len(rows), min(_SHARE, size - start))
             code.sums(*given, result + 4 * start)
 
-        self._threads.share(run, range(0, size, _SHARE))
+        undisturbed(self._threads.share, run, range(0, size, _SHARE))
         return found
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import openvino
@@ -28,8 +25,7 @@ from stylekeras.graphs import channels_last, low_channels_last
 from stylekeras.graphs.engine import GraphEngine, Run
 from stylekeras.layout import Footprint
 from stylekeras.native.pictures import Pictures
-
-T = TypeVar("T")
+from stylekeras.threads import undisturbed
 
 # Compiled models that are kept: one for each size, those used last.
 _SIZES = 4
@@ -131,23 +127,6 @@ class _Compiled(NamedTuple):
         return {name: value for output, value in results.items() for name in output.names}
 
 
-def _undisturbed(function: Callable[..., T], *given: Any) -> T:
-    """Call it in another thread than this, which may be the main one. There, a signal would raise its exception in the
-    middle of an operator of our own, and OpenVINO does not survive that. So it comes when this is through."""
-    running = _threads(os.getpid()).submit(function, *given)
-    try:
-        return running.result()
-    finally:
-        # What goes on after an interrupt would be in the way of what comes next. A second one ends the waiting too.
-        wait([running])
-
-
-@functools.lru_cache(maxsize=1)
-def _threads(process: int) -> ThreadPoolExecutor:
-    """For each process, since a fork has none of its parent's; as many as there can be at once."""
-    return ThreadPoolExecutor(64, "openvino")
-
-
 class _Run(Run):
     def __init__(self, engine: Engine, model: openvino.Model, *, often: bool) -> None:
         self._engine = engine
@@ -163,11 +142,12 @@ class _Run(Run):
         key = tuple(map(tuple, shapes.values()))
         try:
             # Taken out and put back last: the first is the one not used for longest.
-            found = self._compiled.pop(key, None) or _undisturbed(self._engine.compiled, self._model, shapes)
+            found = self._compiled.pop(key, None) or undisturbed(self._engine.compiled, self._model, shapes)
             self._compiled[key] = found
             if len(self._compiled) > _SIZES:
                 del self._compiled[next(iter(self._compiled))]
-            outputs = _undisturbed(found.outputs, given)
+            # OpenVINO does not survive an exception in the middle of an operator of ours.
+            outputs = undisturbed(found.outputs, given)
         except RuntimeError as error:
             failures = self._compiled[key].nodes.failures if key in self._compiled else []
             ours = failures[0] if failures else error

@@ -204,7 +204,8 @@ def asked(given: argparse.Namespace) -> list[tuple[str, str]]:
     native = dict.fromkeys(["float32", engines.native_precision()])
     names = every if given.engines == "all" else given.engines.split(",")
     precisions = native if given.precisions == "native" else given.precisions.split(",")
-    return [(name, precision) for name in names for precision in precisions if engines.may_have(name, precision)]
+    pairs = [(name, precision) for name in names for precision in precisions]
+    return [pair for pair in pairs if pair[0] == "auto" or engines.may_have(*pair)]
 
 
 def name_of(order: dict[str, Any]) -> str:

@@ -98,7 +98,7 @@ def _write_window(module: ir.Module, shape: Shape) -> Any:
             for i, vector in enumerate(_ahead(f, [f.load(given["picture"], place) for place in places])):
                 write.store(vector, halfway[i][j])
         for i in range(WINDOW):
-            for j, vector in enumerate(_ahead(f, [write.load(each, typ=f.vector) for each in halfway[i]])):
+            for j, vector in enumerate(_ahead(f, [f.read(each) for each in halfway[i]])):
                 f.store(vector, given["windows"], f.total(channel, f.times(i * WINDOW + j, given["apart"])))
     write.ret_void()
     return f.function
@@ -119,7 +119,7 @@ def _write_result(module: ir.Module, shape: Shape) -> Any:
                 write.store(vector, halfway[i][j])
         bias = f.load(given["bias"], channel)
         for i in range(TILE):
-            for j, vector in enumerate(_back(f, [write.load(each, typ=f.vector) for each in halfway[i]])):
+            for j, vector in enumerate(_back(f, [f.read(each) for each in halfway[i]])):
                 value = write.fadd(vector, bias)
                 # What is not a number stays that.
                 value = write.select(write.fcmp_ordered("<", value, floor), floor, value)
@@ -152,10 +152,10 @@ def _write_product(module: ir.Module, shape: Shape) -> Any:
             kernel = {at: f.load(given["kernel"], f.total(line, at)) for at in range(0, shape.panel, f.width)}
             window = [f.spread(f.load(each, channel, FLOAT)) for each in windows]
             for (row, column), total in sums.items():
-                before = write.load(total, typ=f.vector)
+                before = f.read(total)
                 write.store(f.plus_product(before, window[row], kernel[column]), total)
         for (row, column), total in sums.items():
-            f.store(write.load(total, typ=f.vector), products[row], INT(column))
+            f.store(f.read(total), products[row], INT(column))
     write.ret_void()
     return f.function
 
@@ -208,7 +208,7 @@ def _write_run(module: ir.Module, shape: Shape, window: Any, product: Any, resul
         kernel = f.at(given["kernels"], f.times(n, channels, at["channels_out"]))
         with f.loop(wanted, shape.panel) as panel, f.loop(channels, _DEPTH) as start:
             rest_of = write.sub(channels, start)
-            depth = write.select(f.all((rest_of, "<", _DEPTH)), rest_of, INT(_DEPTH))
+            depth = f.least(rest_of, INT(_DEPTH))
             part = f.at(kernel, f.total(f.times(panel, channels), f.times(start, shape.panel)))
             sizes = [channels, wanted, tiles, depth, f.all((start, ">", 0))]
             write.call(product, [f.at(windows, start), part, f.at(products, panel), *sizes])

@@ -74,15 +74,19 @@ class Plain:
         )
         return given.content_weight * content + given.style_weight * style
 
-    def optimizer(self, **options: Any) -> tuple[torch.Tensor, Callable[[Callable[[float], None]], None]]:
-        """A picture that starts as the photo, and a call of `torch.optim.LBFGS.step` that tells every loss."""
+    def optimizer(
+        self, of: Callable[[torch.Tensor], torch.Tensor] | None = None, **options: Any
+    ) -> tuple[torch.Tensor, Callable[[Callable[[float], None]], None]]:
+        """A picture that starts as the photo, and a call of `torch.optim.LBFGS.step` that tells every loss, or every
+        value of another function."""
+        evaluate = of or self.loss
         image = self.photo.clone().requires_grad_()
         optimizer = torch.optim.LBFGS([image], **options)
 
         def step(tell: Callable[[float], None]) -> None:
             def closure() -> torch.Tensor:
                 optimizer.zero_grad()
-                loss = self.loss(image)
+                loss = evaluate(image)
                 loss.backward()
                 tell(float(loss))
                 return loss

@@ -60,13 +60,11 @@ def plain(order: dict[str, Any]) -> None:
     given = convergence.settings({**order, "engine": "openvino", "precision": "float32"})
     objective = Plain(given, images.resize(photo, *shape), images.fit(painting, size))
     options = {"max_iter": 112, "tolerance_grad": 0, "tolerance_change": 0, "line_search_fn": "strong_wolfe"}
-    image, step = objective.optimizer(**options)
-    evaluate = objective.loss
-    slopes = torch.logspace(-3, 1, image.numel()).reshape(image.shape)
-    objective.loss = lambda x: (slopes * (x - 90) ** 2).sum() * 1e-4  # type: ignore[method-assign]
+    slopes = torch.logspace(-3, 1, objective.photo.numel()).reshape(objective.photo.shape)
+    image, step = objective.optimizer(lambda x: (slopes * (x - 90) ** 2).sum() * 1e-4, **options)
     step(lambda loss: None)
     image.grad = None
-    evaluate(image).backward()
+    objective.loss(image).backward()
 
 
 if __name__ == "__main__":

@@ -38,19 +38,16 @@ class Code(NamedTuple):
 def compiled(shape: Shape | None = None) -> Code:
     """For this processor; another `shape` than its own is for tests."""
     word, address = ctypes.c_int64, ctypes.c_void_p
-    module = ir.Module("pictures")
     shape = shape or this_shape()
-    _products(module, shape)
-    _sums(module, shape)
     return Code(
-        machine_code(module, "products", address, word, address, address, word, address),
-        machine_code(module, "sums", address, address, word, word, address),
+        machine_code(_products(shape), "products", address, word, address, address, word, address),
+        machine_code(_sums(shape), "sums", address, address, word, word, address),
     )
 
 
-def _products(module: ir.Module, shape: Shape) -> None:
+def _products(shape: Shape) -> ir.Module:
     kinds = {"rows": POINTER, "count": INT, "one": POINTER, "other": POINTER, "size": INT, "results": POINTER}
-    f = Function(module, shape, "products", kinds)
+    f = Function(ir.Module("products"), shape, "products", kinds)
     given, write, step = f.given, f.write, _SUMS * f.width
     sums = [[f.variable(f.vector) for _ in range(_SUMS)] for _ in range(2)]
     with f.loop(given["size"], BLOCK) as start:
@@ -82,11 +79,12 @@ def _products(module: ir.Module, shape: Shape) -> None:
                 to = f.total(f.times(f.total(f.times(write.sdiv(start, INT(BLOCK)), given["count"]), row), 2), j)
                 f.store(write.load(total, typ=FLOAT), given["results"], to)
     write.ret_void()
+    return f.function.module
 
 
-def _sums(module: ir.Module, shape: Shape) -> None:
+def _sums(shape: Shape) -> ir.Module:
     kinds = {"rows": POINTER, "weights": POINTER, "count": INT, "size": INT, "result": POINTER}
-    f = Function(module, shape, "sums", kinds)
+    f = Function(ir.Module("sums"), shape, "sums", kinds)
     given, write, result = f.given, f.write, f.given["result"]
     whole = write.and_(given["size"], INT(-f.width))
     rest = write.sub(given["size"], whole)
@@ -116,6 +114,7 @@ def _sums(module: ir.Module, shape: Shape) -> None:
     with f.loop(write.sub(given["count"], together)) as i:
         add(f.total(together, i), 1)
     write.ret_void()
+    return f.function.module
 
 
 def _entry(f: Function, addresses: Any, index: Any) -> Any:

@@ -14,7 +14,6 @@ from stylekeras.native.memory import address
 from stylekeras.native.picture_code import BLOCK
 from stylekeras.threads import Threads, undisturbed
 
-# What machine code is given the address of, `run` below holds: it may be interrupted twice, and be left to itself.
 # Numbers that a thread takes at a time, some blocks: many enough that it seldom waits for the interpreter.
 _SHARE = 4 * BLOCK
 
@@ -43,6 +42,7 @@ class Pictures:
         one, other = _addresses([pictures[0], pictures[-1]]).tolist()
         parts = np.empty((-(-size // BLOCK), count, 2), np.float32)
 
+        # It holds what machine code has the address of: interrupted twice, it is left to itself.
         def run(start: int, held: Any = (history, pictures)) -> None:
             moved, results = rows + 4 * start, parts[start // BLOCK :]
             columns = (one + 4 * start, other + 4 * start)
@@ -63,6 +63,7 @@ class Pictures:
         rows = _addresses(pictures)
         (result,) = _addresses([found]).tolist()
 
+        # Likewise.
         def run(start: int, held: Any = (found, pictures)) -> None:
             moved = rows + 4 * start
             given = (moved.ctypes.data, weights.ctypes.data, len(rows), min(_SHARE, size - start))

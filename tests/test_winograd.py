@@ -54,7 +54,7 @@ def test_a_tile_is_the_convolution_of_its_window(rng):
 # Whatever the processor: shapes that it has no registers for are compiled to several instructions each.
 SHAPES = {
     "of this processor": None,
-    "AVX512": Shape(16, 12, 32),
+    "AVX512": Shape(16, 6, 64),
     "AVX": Shape(8, 6, 16),
     "NEON": Shape(4, 6, 16),
     "other": Shape(4, 4, 8),
@@ -89,11 +89,47 @@ def test_the_code_for_every_processor_convolves(rng, monkeypatch, shape):
     _close(found, np.maximum(_direct(picture, weights) + bias, 0), 2e-6)
 
 
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("threads", [1, 7])
+@pytest.mark.parametrize("given", [("added",), ("mask",), ("added", "mask")])
+@pytest.mark.parametrize("size", [(5, 6), (29, 42)])
+def test_what_is_added_and_what_is_masked(rng, monkeypatch, size, given, threads, shape):
+    """One panel of kernels is not full; where channels are shared out among the threads another one is the last."""
+    (weights,) = _kernels(rng, 32, 176)
+    picture, bias = _picture(rng, *size, 32), _picture(rng, 176)
+    others = {name: _picture(rng, *size, 176) for name in given}
+    found = _convolved(_convolver(threads, shape, monkeypatch), picture, weights, bias=bias, floor=-0.5, **others)
+    wanted = np.maximum(_direct(picture, weights) + bias + others.get("added", 0), -0.5)
+    if "mask" in others:
+        wanted = np.where(others["mask"] > 0, wanted, 0)
+        assert (found[others["mask"] <= 0] == 0).all()
+    _close(found, wanted, 2e-6)
+
+
+def test_nothing_that_the_code_would_read_beyond(rng):
+    (weights,) = _kernels(rng, 32, 64)
+    convolver = _convolver(1)
+    kernels, bias, result = convolver.kernels(weights), np.zeros(64, np.float32), np.zeros((8, 8, 64), np.float32)
+    picture = _picture(rng, 8, 8, 32)
+    for given in (
+        {"picture": picture[:, :, :17]},
+        {"picture": picture.astype(np.float64)},
+        {"picture": picture.transpose(1, 0, 2)},
+        {"result": result[:, :, :40]},
+        {"kernels": kernels[:-1]},
+        {"bias": bias[:-1]},
+        {"added": result[:7]},
+        {"mask": result.astype(np.float64)},
+    ):
+        with pytest.raises(ValueError, match=r"wanted|channels"):
+            convolver(**{"picture": picture, "kernels": kernels, "result": result, "bias": bias, **given})
+
+
 @pytest.mark.parametrize("threads", [1, 2, 7])
 @pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 1, 1, 1), (2, 2, 2, 2), (0, 1, 2, 1), (5, 9, 7, 3)])
-@pytest.mark.parametrize("size", [(3, 3), (4, 4), (5, 70), (32, 48), (33, 37), (34, 31)])
+@pytest.mark.parametrize("size", [(3, 3), (4, 4), (5, 70), (32, 48), (33, 37), (34, 31), (130, 141)])
 def test_any_size_margin_and_number_of_threads(rng, size, pads, threads):
-    """One tile, whose channels are shared out, up to more than a block for each thread."""
+    """One tile, whose channels are shared out, up to several shares of several blocks for each thread."""
     (weights,) = _kernels(rng, 32, 96)
     picture = _picture(rng, *size, 32)
     _close(_convolved(_convolver(threads), picture, weights, pads=pads), _direct(picture, weights, pads), 2e-6)
@@ -416,7 +452,7 @@ def test_a_run_repeats_to_the_last_bit(rng):
     ("flags", "chosen"),
     [
         ({"avx2"}, "winograd"),
-        ({"avx2", "avx512f"}, "float32"),
+        ({"avx2", "avx512f", "avx512_bf16"}, "winograd"),
         ({"avx2", "avx512f", "amx_bf16"}, "bfloat16"),
         ((), "float32"),
     ],

@@ -169,14 +169,14 @@ _NATIVE = (((8, 0), "bfloat16"), ((7, 0), "float16"))
 def native_precision(capability: tuple[int, int] | None = None) -> str:
     """The fastest precision: what a GPU's matrix units compute in, by its compute capability, or of the processor.
 
-    The processor's vector instructions for bfloat16 alone are slower than float32, and those of AVX512 fast enough that
-    Winograd's algorithm has not been shown to gain anything (benchmarks/README.md).
+    Winograd's algorithm is faster than the processor's vector instructions for bfloat16 alone too, which are slower
+    than float32 on one kind of processor and twice as fast on another (benchmarks/README.md).
     """
     if capability is not None:
         return next((precision for least, precision in _NATIVE if tuple(capability) >= least), "float32")
     if has_matrix_unit():
         return "bfloat16"
-    return "winograd" if "avx2" in processor_flags() and "avx512f" not in processor_flags() else "float32"
+    return "winograd" if "avx2" in processor_flags() else "float32"
 
 
 def devices_of(name: str, asked: int | None, kind: str, seen: Sequence[Any]) -> list[Any]:

@@ -7,12 +7,14 @@ import numpy as np
 from stylekeras.native import convolution_code, winograd
 from stylekeras.native.blas import alone
 from stylekeras.native.convolution_code import APART
-from stylekeras.native.memory import Kept, Workspace, aligned
+from stylekeras.native.memory import Kept, Workspace, address, aligned
 from stylekeras.native.winograd import TILE, WINDOW
 from stylekeras.threads import Threads
 
 # Tiles at a time, a multiple of all that go through registers together: more of them no longer stay in the cache.
 _BLOCK = 48
+# Of all blocks each thread gets so many shares, one after the other: Python takes its time for each.
+_SHARES = 4
 
 
 class Convolver:
@@ -27,21 +29,24 @@ class Convolver:
     @property
     def multiple(self) -> int:
         """What channels in and out have to be multiples of."""
-        return self._code.shape.panel
+        return self._code.shape.width
 
     def kernels(self, weights: np.ndarray) -> np.ndarray:
         """`winograd.kernels` as the code wants them, once for all layers that have the same weights (out, in, 3, 3)."""
         return self._kept(weights)
 
     def _laid_out(self, weights: np.ndarray) -> np.ndarray:
-        out, channels, panel = *weights.shape[:2], self.multiple
-        found = aligned(WINDOW**2 * channels * out).reshape(WINDOW**2, out // panel, channels, panel)
+        out, channels, panel = *weights.shape[:2], self._code.shape.panel
+        panels = -(-out // panel)
+        # Products that nobody wants fill up the last panel.
+        found = aligned(WINDOW**2 * panels * channels * panel).reshape(WINDOW**2, panels, channels, panel)
 
         def lay_out(i: int) -> None:
-            found[:, i] = winograd.kernels(weights[i * panel : (i + 1) * panel])
+            some = weights[i * panel : (i + 1) * panel]
+            found[:, i, :, : len(some)] = winograd.kernels(some)
 
         with alone():
-            self._threads.share(lay_out, range(out // panel))
+            self._threads.share(lay_out, range(panels))
         return found
 
     def __call__(
@@ -53,42 +58,51 @@ class Convolver:
         bias: np.ndarray,
         floor: float = -np.inf,
         pads: tuple[int, int] = (0, 0),
+        added: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
     ) -> None:
         """Convolve into `result`.
 
         Args: picture (h, w, c) and result (h', w', c'), float32 and contiguous, c and c' multiples of `multiple`;
             kernels: of `kernels`; bias: (c',) float32, added; floor: the least that results are; pads: rows of zeros
-            above the picture and columns at its left. Below and at the right of it as many are taken as are needed.
+            above the picture and columns at its left, below and at the right of it as many are taken as are needed;
+            added: of the result's form, comes to it before the floor; mask: likewise, where it is not positive the
+            result is 0. Raises: ValueError of others.
         """
         (height, width, channels), (down, across, out) = picture.shape, result.shape
-        columns, panel, rows = -(-across // TILE), self.multiple, self._code.shape.rows
-        tiles = columns * -(-down // TILE)
+        if channels % self.multiple or out % self.multiple:
+            raise ValueError(f"{channels} channels to {out}")
+        columns, panel, rows = -(-across // TILE), self._code.shape.panel, self._code.shape.rows
+        panels, tiles, threads = -(-out // panel), columns * -(-down // TILE), self._threads.count
         # As even as can be, and where there are few tiles channels are shared out among the threads too.
-        blocks, threads = -(-tiles // _BLOCK), self._threads.count
+        blocks = -(-tiles // _BLOCK)
         blocks = threads * -(-blocks // threads) if blocks >= threads else blocks
         block = rows * -(-tiles // (rows * blocks))
-        some = panel * -(-out // (panel * min(-(-threads // blocks), out // panel)))
+        some = panel * -(-panels // min(-(-threads // blocks), panels))
+        together = block * max(1, blocks // (threads * _SHARES))
         fixed = (height, width, channels, down, across, out, *pads, columns)
         # Windows, products and scratch, one after the other.
         ends = np.cumsum([WINDOW * WINDOW * (block * each + APART) for each in (channels, some)])
         size = int(ends[-1]) + WINDOW * WINDOW * max(channels, out)
+        given = (address(picture, picture.shape, 4), address(kernels, (WINDOW**2 * panels * panel * channels,), 4))
+        start_of = address(bias, (out,), 4)
+        made = [0 if each is None else address(each, result.shape, 4) for each in (added, mask, result)]
 
         def run(task: tuple[int, int]) -> None:
             first, start = task
-            last = min(first + block, tiles)
-            places = np.array((*fixed, first, last, block, min(some, out - start)), np.int64)
+            last, wanted = min(first + together, tiles), min(some, panels * panel - start)
+            sizes = (first, last, block, min(wanted, out - start), wanted, panels * panel)
+            places = np.array((*fixed, *sizes), np.int64)
             with self._memory.of(size) as memory:
-                given = (picture, kernels[start * channels :], bias[start:])
-                free = (memory, memory[ends[0] :], memory[ends[1] :], places)
-                to = result.ctypes.data + start * result.itemsize
-                self._code.run(*(_at(each) for each in given), floor, to, *(_at(each) for each in free))
+                own = memory.ctypes.data
+                free = (own, *(own + int(end) * memory.itemsize for end in ends), places.ctypes.data)
+                kernel = given[1] + start * channels * kernels.itemsize
+                to = (each and each + start * result.itemsize for each in made)
+                self._code.run(given[0], kernel, start_of + start * bias.itemsize, floor, *to, *free)
 
-        self._threads.share(run, ((first, start) for start in range(0, out, some) for first in range(0, tiles, block)))
+        tasks = ((first, start) for start in range(0, out, some) for first in range(0, tiles, together))
+        self._threads.share(run, tasks)
 
     def rest(self) -> None:
         """Let go of memory that is not in use."""
         self._memory.rest()
-
-
-def _at(array: np.ndarray) -> int:
-    return int(array.ctypes.data)

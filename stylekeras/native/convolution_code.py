@@ -6,6 +6,9 @@ A block of tiles goes through three loops, and what one leaves for the next stay
     products   36 products of matrices: (tiles, channels) times (channels, channels out)
     results    16 positions of each tile from its 36 products, plus a bias, at least a floor     (A m A^T)
 
+In a gradient something may be added to the results, and they may be 0 wherever a mask is not positive: of the loop over
+results that is little, where a pass of its own takes as long as some convolutions.
+
 Channels come last everywhere and go through vector registers as they lie in memory. The products take most of the time:
 their innermost loop keeps a small matrix of sums in registers, of `rows` tiles and `panel` channels out, and adds what
 one channel gives to all of them (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008).
@@ -15,9 +18,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir
 
 from stylekeras.native import writer
@@ -25,11 +29,11 @@ from stylekeras.native.winograd import INPUT, OUTPUT, TILE, WINDOW
 from stylekeras.native.writer import FLOAT, INT, POINTER, Function, Shape
 
 # What a run is told, in this order: the sizes of picture and result; rows and columns of zeros before the picture; the
-# tiles in a row; the first tile, the one after the last, and the tiles that there is memory for; and how many of the
-# channels out are to be made.
+# tiles in a row; the first tile, the one after the last, and how many are done at a time; how many of the channels out
+# are to be made; and how many products there are for them, in whole panels, and for all.
 PLACES = (
     *("height", "width", "channels", "height_out", "width_out", "channels_out"),
-    *("above", "left", "across", "first", "last", "block", "some"),
+    *("above", "left", "across", "first", "last", "block", "some", "made", "made_of_all"),
 )
 # Matrices that begin a power of two apart would get into each other's way in the cache: so many numbers are between.
 APART = 16
@@ -40,10 +44,10 @@ _DEPTH = 256
 class Code(NamedTuple):
     """Machine code and what it was made for.
 
-    `run(picture, kernels, bias, floor, result, windows, products, scratch, places)` takes addresses of float32, a
-    number as the floor, and the address of 64 bit integers, `PLACES`. Kernels are (36, channels out / panel, channels,
-    panel); windows and products have room for 36 matrices of `block` tiles' channels (in, out) and `APART` numbers
-    each, scratch for one window of either.
+    `run(picture, kernels, bias, floor, added, mask, result, windows, products, scratch, places)` takes addresses of
+    float32, a number as the floor, and the address of 64 bit integers, `PLACES`. Kernels are (36, panels, channels,
+    panel); windows and products have room for 36 matrices of `block` tiles' channels and products and `APART` numbers
+    each, scratch for one window of either. Added and mask are of the result's form; either may be none, 0.
     """
 
     run: Callable[..., None]
@@ -54,8 +58,7 @@ class Code(NamedTuple):
 def compiled(shape: Shape | None = None) -> Code:
     """The code for this processor, compiled when it is first asked for; another `shape` than its own is for tests."""
     shape = shape or writer.shape()
-    pointers = [ctypes.c_void_p] * 3
-    kinds = (*pointers, ctypes.c_float, *pointers, *pointers[:2])
+    kinds = (*[ctypes.c_void_p] * 3, ctypes.c_float, *[ctypes.c_void_p] * 7)
     return Code(writer.compiled(_module(shape), "run", *kinds), shape)
 
 
@@ -82,7 +85,8 @@ def _back(f: Function, made: Sequence[Any]) -> list[Any]:
 
 def _module(shape: Shape) -> ir.Module:
     module = ir.Module("winograd")
-    _write_run(module, shape, _write_window(module, shape), _write_product(module, shape), _write_result(module, shape))
+    results = {given: _write_result(module, shape, given) for given in _GIVEN}
+    _write_run(module, shape, _write_window(module, shape), _write_product(module, shape), results)
     return module
 
 
@@ -104,11 +108,29 @@ def _write_window(module: ir.Module, shape: Shape) -> Any:
     return f.function
 
 
-def _write_result(module: ir.Module, shape: Shape) -> Any:
-    """A row of each of 36 matrices to a tile, whose rows and columns are `down` and `right` apart."""
-    kinds = {"products": POINTER, "apart": INT, "bias": POINTER, "floor": FLOAT}
-    kinds |= {"result": POINTER, "down": INT, "right": INT, "channels": INT}
-    f = Function(module, shape, "result", kinds)
+# What a result may be given, besides the products.
+_GIVEN: tuple[tuple[str, ...], ...] = ((), ("mask",), ("added",), ("added", "mask"))
+
+
+def _finished(f: Function, value: Any, floor: Any, given: Mapping[str, Any]) -> Any:
+    """A result from what is there of it, and of what it is given."""
+    write = f.write
+    if "added" in given:
+        value = write.fadd(value, given["added"])
+    # What is not a number stays that.
+    value = write.select(write.fcmp_ordered("<", value, floor), floor, value)
+    if "mask" in given:
+        nothing = f.constant(0)
+        value = write.select(write.fcmp_ordered(">", given["mask"], nothing), value, nothing)
+    return value
+
+
+def _write_result(module: ir.Module, shape: Shape, more: tuple[str, ...]) -> Any:
+    """A row of each of 36 matrices to a tile, whose rows and columns are `down` and `right` apart; so are those of what
+    it is given."""
+    kinds = {"products": POINTER, "apart": INT, "bias": POINTER, "floor": FLOAT, "result": POINTER}
+    kinds |= {"down": INT, "right": INT, "channels": INT} | dict.fromkeys(more, POINTER)
+    f = Function(module, shape, "_".join(("result", *more)), kinds)
     given, write = f.given, f.write
     halfway = [[f.variable(f.vector) for _ in range(WINDOW)] for _ in range(TILE)]
     floor = f.spread(given["floor"])
@@ -120,12 +142,23 @@ def _write_result(module: ir.Module, shape: Shape) -> Any:
         bias = f.load(given["bias"], channel)
         for i in range(TILE):
             for j, vector in enumerate(_back(f, [f.read(each) for each in halfway[i]])):
-                value = write.fadd(vector, bias)
-                # What is not a number stays that.
-                value = write.select(write.fcmp_ordered("<", value, floor), floor, value)
                 place = f.total(channel, f.times(i, given["down"]), f.times(j, given["right"]))
-                f.store(value, given["result"], place)
+                others = {name: f.load(given[name], place) for name in more}
+                f.store(_finished(f, write.fadd(vector, bias), floor, others), given["result"], place)
     write.ret_void()
+    return f.function
+
+
+def _write_finish(module: ir.Module, shape: Shape, more: tuple[str, ...]) -> Any:
+    """What `_write_result` left of one position's channels to its result."""
+    kinds = {"source": POINTER, "floor": FLOAT, "result": POINTER, "channels": INT} | dict.fromkeys(more, POINTER)
+    f = Function(module, shape, "_".join(("finish", *more)), kinds)
+    given = f.given
+    floor = f.spread(given["floor"])
+    with f.loop(given["channels"], f.width) as channel:
+        others = {name: f.load(given[name], channel) for name in more}
+        f.store(_finished(f, f.load(given["source"], channel), floor, others), given["result"], channel)
+    f.write.ret_void()
     return f.function
 
 
@@ -160,73 +193,116 @@ def _write_product(module: ir.Module, shape: Shape) -> Any:
     return f.function
 
 
-def _write_run(module: ir.Module, shape: Shape, window: Any, product: Any, result: Any) -> None:
+def _write_run(module: ir.Module, shape: Shape, window: Any, product: Any, results: Mapping[Any, Any]) -> None:
     """`Code.run`. Tiles at an edge go through `scratch`: their windows reach beyond the picture, or they do."""
-    kinds = {"picture": POINTER, "kernels": POINTER, "bias": POINTER, "floor": FLOAT, "result": POINTER}
-    kinds |= dict.fromkeys(("windows", "products", "scratch", "places"), POINTER)
+    kinds = {"picture": POINTER, "kernels": POINTER, "bias": POINTER, "floor": FLOAT}
+    kinds |= dict.fromkeys(("added", "mask", "result", "windows", "products", "scratch", "places"), POINTER)
     f = Function(module, shape, "run", kinds)
     given, write = f.given, f.write
     places = (write.gep(given["places"], [INT(i)], source_etype=INT) for i in range(len(PLACES)))
     at = {name: write.load(place, typ=INT) for name, place in zip(PLACES, places, strict=True)}
-    channels, wanted, tiles = at["channels"], at["some"], write.sub(at["last"], at["first"])
-    apart, apart_out = (f.total(f.times(at["block"], each), APART) for each in (channels, wanted))
+    channels, made = at["channels"], at["made"]
+    apart, apart_out = (f.total(f.times(at["block"], each), APART) for each in (channels, made))
+    finish = {more: _write_finish(module, shape, more) for more in _GIVEN}
 
     def place(tile: Any) -> tuple[Any, Any]:
         """Of a tile in the result."""
-        tile = f.total(tile, at["first"])
         return f.times(write.sdiv(tile, at["across"]), TILE), f.times(write.srem(tile, at["across"]), TILE)
 
     def pixel(address: Any, row: Any, column: Any, width: Any, channels: Any) -> Any:
         return f.at(address, f.times(f.total(f.times(row, width), column), channels))
 
-    with f.loop(tiles) as tile:
-        row, column = place(tile)
-        row, column = write.sub(row, at["above"]), write.sub(column, at["left"])
-        target = f.at(given["windows"], f.times(tile, channels))
-        rest = (target, apart, channels)
-        ends = (f.total(row, WINDOW), "<=", at["height"]), (f.total(column, WINDOW), "<=", at["width"])
-        with write.if_else(f.all((row, ">=", 0), (column, ">=", 0), *ends)) as (inside, edge):
-            with inside:
-                source = pixel(given["picture"], row, column, at["width"], channels)
-                write.call(window, [source, f.times(at["width"], channels), channels, *rest])
-            with edge:
-                with f.loop(INT(WINDOW)) as i, f.loop(INT(WINDOW)) as j:
-                    y, x = f.total(row, i), f.total(column, j)
-                    copy = pixel(given["scratch"], i, j, WINDOW, channels)
-                    there = f.all((y, ">=", 0), (x, ">=", 0), (y, "<", at["height"]), (x, "<", at["width"]))
-                    with write.if_else(there) as (inside, outside):
-                        with inside:
-                            f.copy(pixel(given["picture"], y, x, at["width"], channels), copy, channels)
-                        with outside:
-                            f.copy(None, copy, channels)
-                write.call(window, [given["scratch"], f.times(channels, WINDOW), channels, *rest])
+    def with_what_is_given(write_call: Callable[[tuple[str, ...]], None], rest: tuple[str, ...] = _GIVEN[-1]) -> None:
+        """A call for whatever combination of what may be there is."""
 
-    with f.loop(INT(WINDOW * WINDOW)) as n:
-        windows, products = (
-            f.at(given[name], f.times(n, size)) for name, size in (("windows", apart), ("products", apart_out))
-        )
-        kernel = f.at(given["kernels"], f.times(n, channels, at["channels_out"]))
-        with f.loop(wanted, shape.panel) as panel, f.loop(channels, _DEPTH) as start:
-            rest_of = write.sub(channels, start)
-            depth = f.least(rest_of, INT(_DEPTH))
-            part = f.at(kernel, f.total(f.times(panel, channels), f.times(start, shape.panel)))
-            sizes = [channels, wanted, tiles, depth, f.all((start, ">", 0))]
-            write.call(product, [f.at(windows, start), part, f.at(products, panel), *sizes])
+        def choose(rest: tuple[str, ...], there: tuple[str, ...]) -> None:
+            if not rest:
+                write_call(there)
+                return
+            with write.if_else(write.icmp_unsigned("!=", given[rest[0]], POINTER(None))) as (is_there, is_not):
+                with is_there:
+                    choose(rest[1:], (*there, rest[0]))
+                with is_not:
+                    choose(rest[1:], there)
 
-    with f.loop(tiles) as tile:
-        row, column = place(tile)
-        source = (f.at(given["products"], f.times(tile, wanted)), apart_out, given["bias"], given["floor"])
-        ends = (f.total(row, TILE), "<=", at["height_out"]), (f.total(column, TILE), "<=", at["width_out"])
-        with write.if_else(f.all(*ends)) as (inside, edge):
-            with inside:
-                target = pixel(given["result"], row, column, at["width_out"], at["channels_out"])
-                down = f.times(at["width_out"], at["channels_out"])
-                write.call(result, [*source, target, down, at["channels_out"], wanted])
-            with edge:
-                write.call(result, [*source, given["scratch"], f.times(wanted, TILE), wanted, wanted])
-                with f.loop(INT(TILE)) as i, f.loop(INT(TILE)) as j:
-                    y, x = f.total(row, i), f.total(column, j)
-                    with write.if_then(f.all((y, "<", at["height_out"]), (x, "<", at["width_out"]))):
-                        target = pixel(given["result"], y, x, at["width_out"], at["channels_out"])
-                        f.copy(pixel(given["scratch"], i, j, TILE, wanted), target, wanted)
+        choose(rest, ())
+
+    def windows_of(first: Any, tiles: Any) -> None:
+        with f.loop(tiles) as tile:
+            row, column = place(f.total(first, tile))
+            row, column = write.sub(row, at["above"]), write.sub(column, at["left"])
+            target = f.at(given["windows"], f.times(tile, channels))
+            rest = (target, apart, channels)
+            ends = (f.total(row, WINDOW), "<=", at["height"]), (f.total(column, WINDOW), "<=", at["width"])
+            with write.if_else(f.all((row, ">=", 0), (column, ">=", 0), *ends)) as (inside, edge):
+                with inside:
+                    source = pixel(given["picture"], row, column, at["width"], channels)
+                    write.call(window, [source, f.times(at["width"], channels), channels, *rest])
+                with edge:
+                    with f.loop(INT(WINDOW)) as i, f.loop(INT(WINDOW)) as j:
+                        y, x = f.total(row, i), f.total(column, j)
+                        copy = pixel(given["scratch"], i, j, WINDOW, channels)
+                        there = f.all((y, ">=", 0), (x, ">=", 0), (y, "<", at["height"]), (x, "<", at["width"]))
+                        with write.if_else(there) as (inside, outside):
+                            with inside:
+                                f.copy(pixel(given["picture"], y, x, at["width"], channels), copy, channels)
+                            with outside:
+                                f.copy(None, copy, channels)
+                    write.call(window, [given["scratch"], f.times(channels, WINDOW), channels, *rest])
+
+    def products_of(tiles: Any) -> None:
+        with f.loop(INT(WINDOW * WINDOW)) as n:
+            windows, products = (
+                f.at(given[name], f.times(n, size)) for name, size in (("windows", apart), ("products", apart_out))
+            )
+            kernel = f.at(given["kernels"], f.times(n, channels, at["made_of_all"]))
+            with f.loop(made, shape.panel) as panel, f.loop(channels, _DEPTH) as start:
+                rest_of = write.sub(channels, start)
+                depth = f.least(rest_of, INT(_DEPTH))
+                part = f.at(kernel, f.total(f.times(panel, channels), f.times(start, shape.panel)))
+                sizes = [channels, made, tiles, depth, f.all((start, ">", 0))]
+                write.call(product, [f.at(windows, start), part, f.at(products, panel), *sizes])
+
+    def results_of(first: Any, tiles: Any) -> None:
+        down, right, wanted = f.times(at["width_out"], at["channels_out"]), at["channels_out"], at["some"]
+        with f.loop(tiles) as tile:
+            row, column = place(f.total(first, tile))
+            source = (f.at(given["products"], f.times(tile, made)), apart_out, given["bias"])
+            ends = (f.total(row, TILE), "<=", at["height_out"]), (f.total(column, TILE), "<=", at["width_out"])
+
+            def of(name: str, row: Any, column: Any) -> Any:
+                return pixel(given[name], row, column, at["width_out"], right)
+
+            with write.if_else(f.all(*ends)) as (inside, edge):
+                with inside:
+
+                    def whole(
+                        there: tuple[str, ...], row: Any = row, column: Any = column, source: Any = source
+                    ) -> None:
+                        others = [of(name, row, column) for name in there]
+                        target = of("result", row, column)
+                        write.call(results[there], [*source, given["floor"], target, down, right, wanted, *others])
+
+                    with_what_is_given(whole)
+                with edge:
+                    lowest = FLOAT(-np.inf)
+                    to = (given["scratch"], f.times(wanted, TILE), wanted, wanted)
+                    write.call(results[()], [*source, lowest, *to])
+                    with f.loop(INT(TILE)) as i, f.loop(INT(TILE)) as j:
+                        y, x = f.total(row, i), f.total(column, j)
+                        with write.if_then(f.all((y, "<", at["height_out"]), (x, "<", at["width_out"]))):
+                            left = pixel(given["scratch"], i, j, TILE, wanted)
+
+                            def one(there: tuple[str, ...], y: Any = y, x: Any = x, left: Any = left) -> None:
+                                others = [of(name, y, x) for name in there]
+                                write.call(finish[there], [left, given["floor"], of("result", y, x), wanted, *others])
+
+                            with_what_is_given(one)
+
+    with f.loop(write.sub(at["last"], at["first"]), at["block"]) as start:
+        first = f.total(at["first"], start)
+        tiles = f.least(at["block"], write.sub(at["last"], first))
+        windows_of(first, tiles)
+        products_of(tiles)
+        results_of(first, tiles)
     write.ret_void()

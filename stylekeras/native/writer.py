@@ -25,7 +25,7 @@ class Shape(NamedTuple):
     panel: int
 
 
-_AVX512, _AVX, _NEON, _OTHER = Shape(16, 12, 32), Shape(8, 6, 16), Shape(4, 6, 16), Shape(4, 4, 8)
+_AVX512, _AVX, _NEON, _OTHER = Shape(16, 6, 64), Shape(8, 6, 16), Shape(4, 6, 16), Shape(4, 4, 8)
 
 
 def shape() -> Shape:

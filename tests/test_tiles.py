@@ -1,5 +1,7 @@
 """Code for processors that multiply matrices of bfloat16: imitated here, and itself where there is one."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import openvino
 import pytest
@@ -13,7 +15,6 @@ from stylekeras.graphs import low_channels_last
 from stylekeras.native import direct_code, gram_code, tiles
 from stylekeras.native.direct import DirectConvolver
 from stylekeras.native.gram import Grams
-from stylekeras.native.pool import Pool
 from stylekeras.threads import Threads
 
 IMITATED = [True, pytest.param(False, marks=pytest.mark.skipif(not tiles.available(), reason="there is no such unit"))]
@@ -124,18 +125,9 @@ def test_a_gram_matrix_is_as_exact_as_float32(rng, imitated, count, channels, th
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6 * max(wanted.max(initial=0), 1))
 
 
-def test_what_is_not_a_number_is_the_largest_of_a_window():
-    for place in range(4):
-        features = bits(np.ones((2, 2, 16)))
-        features[place // 2, place % 2, 3] = 0x7FC0
-        found = np.zeros((1, 1, 16), np.uint16)
-        Pool(Threads(1)).largest(features, found)
-        assert np.isnan(numbers(found)).nonzero()[2].tolist() == [3]
-
-
 def test_what_does_not_fit_is_an_error():
     """Machine code would read on."""
-    convolve, pool, grams = DirectConvolver(Threads(1), direct_code.compiled(imitated=True)), Pool(Threads(1)), Grams
+    convolve, grams = DirectConvolver(Threads(1), direct_code.compiled(imitated=True)), Grams
     kernels, bias = convolve.kernels(np.zeros((32, 32, 3, 3), np.float32)), np.zeros(32, np.float32)
     picture, result = (np.zeros((4, 4, 32), np.uint16) for _ in range(2))
     for given in (
@@ -151,36 +143,6 @@ def test_what_does_not_fit_is_an_error():
             convolve(**whole)
     with pytest.raises(ValueError, match="channels"):
         grams(Threads(1), gram_code.compiled(imitated=True))(np.zeros((8, 48), np.uint16), np.zeros((48, 48), "f4"))
-    for features, pooled in (((4, 4, 24), (2, 2, 24)), ((4, 4, 16), (2, 1, 16))):
-        with pytest.raises(ValueError, match=r"channels|wanted"):
-            pool.largest(np.zeros(features, np.uint16), np.zeros(pooled, np.uint16))
-
-
-@pytest.mark.parametrize("shape", [(2, 2, 16), (7, 9, 32), (12, 8, 64), (1, 6, 16)])
-@pytest.mark.parametrize("least", [-np.inf, 0.0])
-def test_a_pool_and_its_gradient(rng, shape, least):
-    """Many are equal."""
-    height, width, channels = shape[0] // 2, shape[1] // 2, shape[2]
-    features = bits(rng.integers(-3, 4, shape))
-    pool, found = Pool(Threads(2)), np.zeros((height, width, channels), np.uint16)
-    pool.largest(features, found)
-    windows = numbers(features)[: 2 * height, : 2 * width].reshape(height, 2, width, 2, channels)
-    windows = windows.transpose(0, 2, 1, 3, 4).reshape(height, width, 4, channels)
-    np.testing.assert_array_equal(numbers(found), windows.max(2))
-
-    pool.mean(features, found)
-    np.testing.assert_allclose(numbers(found), windows.mean(2), rtol=2**-8)
-
-    gradient = bits(rng.standard_normal(found.shape))
-    result = np.ones((2 * height, 2 * width, channels), np.uint16)
-    pool.winners(features, gradient, result, least=least)
-    wanted = np.zeros(windows.shape)
-    there = np.where(windows.max(2) > least, numbers(gradient), 0)
-    np.put_along_axis(wanted, windows.argmax(2)[:, :, None], there[:, :, None], 2)
-    wanted = wanted.reshape(height, width, 2, 2, channels).transpose(0, 2, 1, 3, 4).reshape(result.shape)
-    np.testing.assert_array_equal(numbers(result), wanted)
-    pool.repeated(gradient, result)
-    np.testing.assert_array_equal(result, gradient.repeat(2, 0).repeat(2, 1))
 
 
 # --- in graphs ------------------------------------------------------------------------------------------------------
@@ -338,5 +300,5 @@ def test_a_model_with_a_node_that_is_not_ours_stays_as_it_is(rng):
     folding.register_pass(passes.ConstantFolding())
     folding.run_passes(model)
     before = [node.get_friendly_name() for node in model.get_ordered_ops()]
-    assert low_channels_last.rewrite(model, opset13, None) == 0
+    assert low_channels_last.rewrite(model, opset13, SimpleNamespace(multiple=16)) == 0
     assert [node.get_friendly_name() for node in model.get_ordered_ops()] == before

@@ -1,9 +1,11 @@
-"""OpenVINO's graph of a network with channels last, and its 3x3 convolutions by Winograd's algorithm.
+"""OpenVINO's graph of a network with channels last, its 3x3 convolutions by Winograd's algorithm.
 
 OpenVINO convolves directly. In float32, where processors have no matrix units, a quarter of the multiplications
 (stylekeras/native) is worth more than its own layouts, and our code wants channels last, as statistics do. So every
 tensor of the network that comes after such a convolution or before it is computed with channels last, and what has no
-form for that gets it transposed.
+form for that gets it transposed. Beside such fast convolutions whatever passes over all features once more takes its
+time: they do what comes after them too, bias and ReLU, in a gradient another part of it and the mask, and pools are
+ours with their gradients.
 
 A model is given with its `opset` (openvino.opset13) and what makes a node of our code: only `engines/openvino`
 imports the framework.
@@ -23,10 +25,10 @@ _AXES = (0, 3, 1, 2)
 # Convolutions with fewer channels, or tiles, than these gain nothing.
 _CHANNELS = 32
 _TILES = 8
-# The most channels that a convolution takes as a picture's.
+# The most channels that are taken as a picture's.
 _COLOURS = 4
-# By what share features differ at most that are the same but for rounding.
-_SAME = 1e-5
+# What features are multiplied by, cut to between 0 and 1, where a gradient passes if they are positive (`rules.py`).
+_STEEP = np.float32(1e38)
 # Of OpenVINO's operators, those of one and of two tensors of equal size, and our names for them in the opset.
 _UNARY = {"Relu": "relu", "Negative": "negative", "Sqrt": "sqrt", "Abs": "abs"}
 _BINARY = {
@@ -46,49 +48,110 @@ class Layer(NamedTuple):
     size: tuple[int, int, int]
 
 
-class Convolutions(Protocol):
-    """What makes nodes of `stylekeras.native.convolution`."""
+class Layers(Protocol):
+    """What makes nodes of our code, of pictures (1, h, w, c), all in the network's precision."""
 
     @property
     def multiple(self) -> int:
-        """What channels in and out have to be multiples of."""
+        """What channels have to be multiples of in a pool."""
         ...
 
-    def convolution(self, picture: Any, weights: np.ndarray, layer: Layer) -> Any:
-        """The result (1, h', w', c') of a tensor (1, h, w, c), for weights (c', c, 3, 3)."""
+    def convolution(
+        self, picture: Any, weights: np.ndarray, layer: Layer, *, added: Any = None, mask: Any = None
+    ) -> Any:
+        """The result (1, h', w', c'), for weights (c', c, 3, 3) of float32. What is added comes to it before the floor;
+        where the mask is not positive it is 0."""
+        ...
+
+    def largest(self, picture: Any) -> Any:
+        """The largest of 2x2 positions each."""
+        ...
+
+    def mean(self, picture: Any) -> Any:
+        """The mean of 2x2 positions each."""
+        ...
+
+    def repeated(self, gradient: Any) -> Any:
+        """Each position four times, (1, 2 h, 2 w, c)."""
+        ...
+
+    def winners(self, picture: Any, gradient: Any, least: float) -> Any:
+        """The gradient of `largest`, from that of its result, for all that it looks at; 0 where the largest is not more
+        than `least`."""
         ...
 
 
-def rewrite(model: Any, opset: Any, convolutions: Convolutions) -> int:
+class FloatLayers(Layers, Protocol):
+    """In float32, where convolutions are Winograd's: the channels of those are multiples of `multiple` too."""
+
+    @property
+    def across(self) -> int:
+        """How many columns a result `from_planes` has at least."""
+        ...
+
+    def from_planes(self, planes: Any, weights: np.ndarray, layer: Layer) -> Any:
+        """The result (1, h', w', c') of the few planes of a picture (1, c, h, w), which is padded already."""
+        ...
+
+    def to_planes(self, features: Any, weights: np.ndarray, layer: Layer) -> Any:
+        """The few planes (1, c', h', w') of features (1, h, w, c), without bias or floor."""
+        ...
+
+
+def rewrite(model: Any, opset: Any, layers: FloatLayers) -> int:
     """Change a model of known sizes, constants folded, in place.
 
     Returns: how many convolutions our code now does. If there are none the model is as it was.
     """
-    multiple = convolutions.multiple
-    if not any(_is_worth_it(node, multiple) for node in model.get_ops()):
+    if not any(_is_worth_it(node, layers.multiple) for node in model.get_ops()):
         return 0
     _drop_broadcasts(model)
-    writer = Writer(opset, convolutions)
-    for node in model.get_ordered_ops():
-        writer.visit(node)
-    model.validate_nodes_and_infer_types()
-    return writer.count
+    return _FloatWriter(opset, layers).write(model)
+
+
+class _Masked(NamedTuple):
+    """A gradient that is 0 where features are not positive: what a convolution made of it, perhaps plus something."""
+
+    end: Any
+    features: Any
+    convolution: Any
+    added: Any
 
 
 class Writer:
-    """Writes nodes with channels last. `_last` has, for tensors by name, what they are then.
+    """Writes nodes with channels last. `_last` has, for tensors by name, what they are then."""
 
-    Args: ours: what makes nodes of our code (`Convolutions`).
-    """
+    # What channels are a multiple of where something is added to a convolution's result or it is masked.
+    group = 1
 
-    def __init__(self, opset: Any, ours: Any) -> None:
-        self.count = 0
+    def __init__(self, opset: Any, layers: Any) -> None:
+        self._count = 0
         self._opset = opset
-        self._ours = ours
+        self._ours = layers
         self._last: dict[tuple[str, int], Any] = {}
         self._first: dict[tuple[str, int], Any] = {}
+        # Nodes whose work is done with that of a later one, and what nodes are to mask that is masked, by their names.
+        self._later: dict[str, _Masked] = {}
+        self._masked: dict[str, Any] = {}
 
-    def visit(self, node: Any) -> None:
+    def write(self, model: Any) -> int:
+        """All of a model; returns how many convolutions our code now does."""
+        for node in model.get_ordered_ops():
+            found = self._mask_after(node) if self._is_ours(node) else None
+            if found is not None:
+                nodes = [node, found.end] if found.added is None else [node, only_one_after(node), found.end]
+                self._later |= {each.get_friendly_name(): found for each in nodes}
+            late = self._later.get(node.get_friendly_name())
+            if late is None or late.end.get_friendly_name() == node.get_friendly_name():
+                self._visit(node)
+        model.validate_nodes_and_infer_types()
+        return self._count
+
+    def _is_ours(self, node: Any) -> bool:
+        """Whether a node is a convolution for our code."""
+        raise NotImplementedError
+
+    def _visit(self, node: Any) -> None:
         """Write a node with channels last if that can be, otherwise give it its inputs as it knows them."""
         kind = node.get_type_name()
         if kind in ("Constant", "Parameter") or (node.get_output_size() and place_of(node.output(0)) in self._last):
@@ -106,12 +169,19 @@ class Writer:
     def _written(self, node: Any, kind: str) -> Any:
         """The node's output with channels last, or None."""
         inputs, (_, channels, height, width) = node.input_values(), node.get_output_shape(0)
+        name = node.get_friendly_name()
         if kind == "Convolution":
-            if _is_worth_it(node, self._ours.multiple):
-                return self._convolution(node)
-            return self._first_convolution(node) if _is_first(node) else None
+            return self._convolution(node) if self._is_ours(node) else None
+        if name in self._later:
+            return self._masked_convolution(self._later[name])
+        if name in self._masked:
+            return self._with_channels_last(self._masked[name])
         if kind == "Transpose":
             return self._transpose(node)
+        if kind == "Multiply":
+            found = self._gradient_of_pool(node)
+            if found is not None:
+                return found
         if kind in _BINARY and any(place_of(each) in self._last for each in inputs):
             return self._binary(node, kind)
         x = self._last.get(place_of(inputs[0])) if inputs else None
@@ -119,10 +189,10 @@ class Writer:
             return None
         if kind in _UNARY:
             return getattr(self._opset, _UNARY[kind])(x).output(0)
+        if kind == "Select":
+            return self._select(node)
         if kind == "Convert":
-            pooled = looked_at(node)
-            if pooled is not None and place_of(pooled) in self._last:
-                return self._winners(self._last[place_of(pooled)])
+            # Marks of the largest are not looked at, where the gradient of a pool is ours.
             return self._opset.convert(x, node.get_attributes()["destination_type"]).output(0)
         if kind in ("MaxPool", "AvgPool"):
             return self._pool(node, kind, x)
@@ -165,60 +235,81 @@ class Writer:
                 return None
         return getattr(self._opset, _BINARY[kind])(*given).output(0)
 
-    def _pool(self, node: Any, kind: str, x: Any) -> Any:
-        if pools(node) != kind:
+    def _select(self, node: Any) -> Any:
+        inputs = node.input_values()
+        if any(len(shape) != 4 and np.prod(shape, dtype=int) != 1 for shape in map(shape_of, inputs)):
             return None
-        o, (_, _, height, width) = self._opset, node.get_output_shape(0)
-        parts = self._quarters(x, height, width)
-        if kind == "MaxPool":
-            return o.maximum(o.maximum(*parts[:2]), o.maximum(*parts[2:])).output(0)
-        return o.multiply(o.add(o.add(*parts[:2]), o.add(*parts[2:])), o.constant(np.float32(0.25))).output(0)
+        wide = (self._with_channels_last(each) if len(shape_of(each)) == 4 else each for each in inputs)
+        return self._opset.select(*wide).output(0)
 
-    def _quarters(self, x: Any, height: int, width: int) -> list[Any]:
-        """Every second position of every second row, four times: what a pool of 2x2 looks at, row by row."""
-        ends, steps, axes = self._ints(2 * height, 2 * width), self._ints(2, 2), self._ints(1, 2)
-        return [self._opset.slice(x, self._ints(i, j), ends, steps, axes) for i in range(2) for j in range(2)]
-
-    def _winners(self, x: Any) -> Any:
-        """1 at the largest of each window of 2x2, at the first of equal ones, 0 elsewhere.
-
-        The positions of a tile round differently. Which of equal features is the largest would be chance, in flat areas
-        everywhere, where other engines take the first. So columns that are the same in both rows, but for rounding,
-        count as equal, and so do rows; by chance that is as good as never so.
-        """
-        o, (_, height, width, channels) = self._opset, x.get_shape()
-        high, wide = height // 2, width // 2
-        a, b, c, d = self._quarters(x, high, wide)
-        above, below = o.maximum(a, b), o.maximum(c, d)
-        off = o.multiply(o.maximum(above, below), o.constant(np.float32(_SAME)))
-
-        def same(one: Any, other: Any) -> Any:
-            return o.less_equal(o.abs(o.subtract(one, other)), off)
-
-        columns, rows = o.logical_and(same(a, b), same(c, d)), o.logical_and(same(a, c), same(b, d))
-        first_row = o.logical_or(o.greater_equal(above, below), rows)
-        larger = o.select(first_row, o.greater_equal(a, b), o.greater_equal(c, d))
-        first_column = o.logical_or(larger, columns)
-        other_row, other_column = o.logical_not(first_row), o.logical_not(first_column)
-        lines = []
-        for row in (first_row, other_row):
-            pair = (o.logical_and(row, column) for column in (first_column, other_column))
-            line = o.concat([self._shaped(each, 1, high, wide, 1, channels) for each in pair], 3)
-            lines.append(self._shaped(line, 1, high, 1, width, channels))
-        found = self._shaped(o.concat(lines, 2), 1, height, width, channels)
-        return o.convert(found, np.float32).output(0)
+    def _pool(self, node: Any, kind: str, x: Any) -> Any:
+        if pools(node) != kind or int(x.get_shape()[3]) % self._ours.multiple:
+            return None
+        return self._ours.largest(x) if kind == "MaxPool" else self._ours.mean(x)
 
     def _doubled(self, node: Any, x: Any) -> Any:
         """Every position four times, as the gradient of pooling wants it."""
-        o, (_, height, width, channels) = self._opset, x.get_shape()
-        if not repeats(node) or tuple(node.get_output_shape(0)) != (1, channels, 2 * height, 2 * width):
+        _, height, width, channels = x.get_shape()
+        whole = tuple(node.get_output_shape(0)) == (1, channels, 2 * height, 2 * width)
+        return self._ours.repeated(x) if repeats(node) and whole and channels % self._ours.multiple == 0 else None
+
+    def _gradient_of_pool(self, node: Any) -> Any:
+        """Of the pool's gradient, repeated, times marks where the largest are; None if it is something else."""
+        marks, repeated = (each.get_node() for each in node.input_values())
+        features = _looked_at(marks) if marks.get_type_name() == "Convert" else None
+        if features is None or not repeats(repeated):
             return None
-        wide = o.concat([self._shaped(x, 1, height, width, 1, channels)] * 2, 3)
-        wide = self._shaped(wide, 1, height, 1, 2 * width, channels)
-        return self._shaped(o.concat([wide, wide], 2), 1, 2 * height, 2 * width, channels)
+        # Of sizes that are odd pooling leaves out the end.
+        cut = features.get_node()
+        whole = cut.input_value(0) if cut.get_type_name() == "Slice" else features
+        gradient = repeated.input_value(0)
+        if place_of(whole) not in self._last or shape_of(whole)[1] % self._ours.multiple:
+            return None
+        masked, after = node, only_one_after(node)
+        if after is not None and after.get_type_name() == "Pad":
+            masked, after = after, only_one_after(after)
+        by = after and _features_of_mask(after)
+        least = -np.inf
+        if by is not None and place_of(by) == place_of(whole):
+            self._masked[after.get_friendly_name()] = masked.output(0)
+            least = 0.0
+        return self._ours.winners(self._with_channels_last(whole), self._with_channels_last(gradient), least)
+
+    def _mask_after(self, node: Any) -> _Masked | None:
+        """What a convolution's result is masked by, if that is all it is for."""
+        after, added = only_one_after(node), None
+        if after is not None and after.get_type_name() == "Add":
+            added = next((each for each in after.input_values() if place_of(each) != place_of(node.output(0))), None)
+            if added is None or shape_of(added) != shape_of(node.output(0)):
+                return None
+            after = only_one_after(after)
+        features = after and _features_of_mask(after)
+        if features is None or node.get_output_shape(0)[1] % self.group:
+            return None
+        same = shape_of(features) == shape_of(node.output(0))
+        return _Masked(after, features, node, added) if same else None
+
+    def _masked_convolution(self, found: _Masked) -> Any:
+        node = found.convolution
+        _, out, height, width = node.get_output_shape(0)
+        pads = tuple(node.get_attributes()["pads_begin"])
+        layer = Layer(np.zeros(out, np.float32), -np.inf, pads, (height, width, out))
+        added = None if found.added is None else self._with_channels_last(found.added)
+        picture, weights = node.input_values()
+        given = {"added": added, "mask": self._with_channels_last(found.features)}
+        self._count += 1
+        return self._ours.convolution(self._with_channels_last(picture), constant(weights), layer, **given)
 
     def _convolution(self, node: Any) -> Any:
         """By our code, with the bias and the ReLU that follow; what is between them and not wanted is None."""
+        layer, last = self._followed(node)
+        picture, weights = node.input_values()
+        made = self._ours.convolution(self._with_channels_last(picture), constant(weights), layer)
+        self._count += 1
+        return self._made(node, last, made)
+
+    def _followed(self, node: Any) -> tuple[Layer, Any]:
+        """What comes after a convolution, and the last node of that."""
         _, out, height, width = node.get_output_shape(0)
         bias, floor, last = np.zeros(out, np.float32), -np.inf, node
         after = only_one_after(last)
@@ -230,30 +321,12 @@ class Writer:
         if after is not None and after.get_type_name() == "Relu":
             floor, last = 0.0, after
         above, left = node.get_attributes()["pads_begin"]
-        layer = Layer(bias, floor, (above, left), (height, width, out))
-        picture, weights = node.input_values()
-        made = self._ours.convolution(self._with_channels_last(picture), constant(weights), layer)
-        self.count += 1
+        return Layer(bias, floor, (above, left), (height, width, out)), last
+
+    def _made(self, node: Any, last: Any, made: Any) -> Any:
+        """What was made of all from a node to the last one; None if that is not the node's output."""
         self._last[place_of(last.output(0))] = made
         return made if last is node else None
-
-    def _first_convolution(self, node: Any) -> Any:
-        """As a product of matrices. OpenVINO convolves faster than that, but then copies each number for itself to have
-        the channels last, which takes several times as long."""
-        o, (_, out, height, width) = self._opset, node.get_output_shape(0)
-        tensor, weights = node.input_value(0), constant(node.input_value(1))
-        x = self._with_channels_first(tensor) if place_of(tensor) in self._last else tensor
-        given = node.get_attributes()
-        ends = (self._ints(0, 0, *given[name]) for name in ("pads_begin", "pads_end"))
-        x = o.pad(x, *ends, "constant", o.constant(np.float32(0)))
-        ones, axes = self._ints(1, 1), self._ints(2, 3)
-        seen = [
-            o.slice(x, self._ints(i, j), self._ints(i + height, j + width), ones, axes)
-            for i, j in np.ndindex(weights.shape[2:])
-        ]
-        kernel = np.ascontiguousarray(weights.transpose(2, 3, 1, 0).reshape(-1, out))
-        planes = self._shaped(o.concat(seen, 1), len(kernel), height * width)
-        return self._shaped(o.matmul(planes, o.constant(kernel), True, False), 1, height, width, out)
 
     def _with_channels_last(self, tensor: Any) -> Any:
         key, value = place_of(tensor), constant(tensor)
@@ -282,6 +355,42 @@ class Writer:
         return self._opset.constant(np.array(values, np.int64))
 
 
+class _FloatWriter(Writer):
+    def _is_ours(self, node: Any) -> bool:
+        return _is_worth_it(node, self._ours.multiple)
+
+    def _written(self, node: Any, kind: str) -> Any:
+        weights = None if self._is_ours(node) else plain_kernel(node)
+        if weights is not None:
+            out, channels = weights.shape[:2]
+            wide = int(node.get_output_shape(0)[3]) >= self._ours.across
+            if channels <= _COLOURS and out >= _CHANNELS and out % self._ours.multiple == 0 and wide:
+                return self._first_convolution(node, weights)
+            if out <= _COLOURS and channels >= _CHANNELS and channels % self._ours.multiple == 0:
+                return self._last_convolution(node, weights)
+        return super()._written(node, kind)
+
+    def _first_convolution(self, node: Any, weights: np.ndarray) -> Any:
+        """Of a picture's planes. OpenVINO would copy each number for itself to have the channels last."""
+        o, tensor = self._opset, node.input_value(0)
+        x = self._with_channels_first(tensor) if place_of(tensor) in self._last else tensor
+        layer, last = self._followed(node)
+        # As many zeros at the end as the result asks for.
+        before = (0, 0, *layer.pads)
+        after = (0, 0, *(layer.size[i] + 2 - shape_of(tensor)[2 + i] - layer.pads[i] for i in range(2)))
+        if any(before) or any(after):
+            x = o.pad(x, self._ints(*before), self._ints(*after), "constant", o.constant(np.float32(0)))
+        return self._made(node, last, self._ours.from_planes(x, weights, layer))
+
+    def _last_convolution(self, node: Any, weights: np.ndarray) -> Any:
+        """To the gradient in a picture's planes."""
+        _, out, height, width = node.get_output_shape(0)
+        above, left = node.get_attributes()["pads_begin"]
+        layer = Layer(np.zeros(out, np.float32), -np.inf, (above, left), (height, width, out))
+        planes = self._ours.to_planes(self._with_channels_last(node.input_value(0)), weights, layer)
+        node.output(0).replace(planes)
+
+
 def _is_worth_it(node: Any, multiple: int) -> bool:
     """Whether a node is a convolution that Winograd's algorithm is for, and large enough to gain."""
     weights = plain_kernel(node)
@@ -295,12 +404,6 @@ def only_one_after(node: Any) -> Any:
     """The one node that takes what a node makes, None if there are several."""
     after = {each.get_node().get_friendly_name(): each.get_node() for each in node.output(0).get_target_inputs()}
     return next(iter(after.values())) if len(after) == 1 else None
-
-
-def _is_first(node: Any) -> bool:
-    """Whether a node is a convolution of as few channels as pictures have, to many."""
-    weights = plain_kernel(node)
-    return weights is not None and weights.shape[1] <= _COLOURS and weights.shape[0] >= _CHANNELS
 
 
 def plain_kernel(node: Any, kind: str = "f32") -> Any:
@@ -338,7 +441,7 @@ def repeats(node: Any) -> bool:
     return bool(how == ("nearest", "asymmetric", "floor"))
 
 
-def looked_at(node: Any) -> Any:
+def _looked_at(node: Any) -> Any:
     """The features whose largest in each window of 2x2 a node marks, as `rules.py` writes that; None if it does not."""
 
     def inputs(tensor: Any, kind: str) -> Any:
@@ -359,6 +462,36 @@ def looked_at(node: Any) -> Any:
     marked = product and inputs(product[0], "Convert")
     largest = marked and inputs(marked[0], "Equal")
     return largest[0] if largest and repeated(largest[1]) is not None else None
+
+
+def _features_of_mask(node: Any) -> Any:
+    """Features, where a node is what is given where they are positive and 0 elsewhere, as `rules.py` writes that."""
+    kind = node.get_type_name()
+    if kind == "Multiply":
+        return next((found for found in map(_steepened, node.input_values()) if found is not None), None)
+    if kind != "Select":
+        return None
+    condition, _, other = node.input_values()
+    given = condition.get_node().input_values() if condition.get_node().get_type_name() == "Greater" else []
+    zeros = [constant(each) for each in (other, *given[1:])]
+    plain = len(zeros) == 2 and all(each is not None and each.size == 1 and not each.any() for each in zeros)
+    return given[0] if plain else None
+
+
+def _steepened(tensor: Any) -> Any:
+    """What of a tensor is 1 where it is positive and 0 elsewhere; None if it is something else."""
+    for kind, number in (("Minimum", 1), ("Maximum", 0), ("Multiply", _STEEP)):
+        node = tensor.get_node()
+        if node.get_type_name() != kind:
+            return None
+        given = node.input_values()
+        known = [constant(each) for each in given]
+        rest = [each for each, value in zip(given, known, strict=True) if value is None]
+        numbers = [value for value in known if value is not None]
+        if len(rest) != 1 or numbers[0].size != 1 or numbers[0].item() != number:
+            return None
+        (tensor,) = rest
+    return tensor
 
 
 def _drop_broadcasts(model: Any) -> None:

@@ -13,6 +13,8 @@ from stylekeras.threads import Threads
 
 # Tiles at a time, a multiple of all that go through registers together: more of them no longer stay in the cache.
 _BLOCK = 48
+# Kernels of more bytes come from memory for each block: then twice as many tiles are better.
+_LARGE = 2**24
 # Of all blocks each thread gets so many shares, one after the other: Python takes its time for each.
 _SHARES = 4
 
@@ -74,8 +76,9 @@ class Convolver:
             raise ValueError(f"{channels} channels to {out}")
         columns, panel, rows = -(-across // TILE), self._code.shape.panel, self._code.shape.rows
         panels, tiles, threads = -(-out // panel), columns * -(-down // TILE), self._threads.count
+        most = 2 * _BLOCK if kernels.nbytes > _LARGE and tiles > 2 * _BLOCK * threads else _BLOCK
         # As even as can be, and where there are few tiles channels are shared out among the threads too.
-        blocks = -(-tiles // _BLOCK)
+        blocks = -(-tiles // most)
         blocks = threads * -(-blocks // threads) if blocks >= threads else blocks
         block = rows * -(-tiles // (rows * blocks))
         some = panel * -(-panels // min(-(-threads // blocks), panels))

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 
 from stylekeras.native import writer
-from stylekeras.native.tiles import BYTES, DEPTH, HALF, ROWS, TILE, WORD, TileFunction
-from stylekeras.native.writer import FLOAT, INT, POINTER
+from stylekeras.native.tiles import BYTES, DEPTH, ROWS, TILE, TileFunction
+from stylekeras.native.writer import FLOAT, HALF, INT, POINTER, WORD
 
 # Channels at a time, in and out, and positions.
 GROUP = DEPTH

@@ -19,8 +19,8 @@ from typing import Any
 from llvmlite import ir
 
 from stylekeras.native import writer
-from stylekeras.native.tiles import BYTES, DEPTH, HALF, ROWS, TILE, WORD, TileFunction
-from stylekeras.native.writer import INT, POINTER
+from stylekeras.native.tiles import BYTES, DEPTH, ROWS, TILE, TileFunction
+from stylekeras.native.writer import HALF, INT, POINTER, WORD
 
 # Channels at a time, of either factor: four tiles of sums and two of each factor are all that there are.
 STEP = 2 * ROWS

@@ -12,15 +12,21 @@ from stylekeras.threads import Threads
 
 
 class Pool:
-    """Pools of 2x2 positions in bfloat16, 16 bits each; from several threads at once if wanted.
+    """Pools of 2x2 positions in float32, or in bfloat16, numbers of 4 or 2 bytes (`size`); from several threads at once
+    if wanted.
 
-    All arrays are contiguous: features (h, w, c), c a multiple of 16, and the pool's result or gradient
+    All arrays are contiguous: features (h, w, c), c a multiple of `multiple`, and the pool's result or gradient
     (h // 2, w // 2, c). ValueError of others.
     """
 
-    def __init__(self, threads: Threads) -> None:
+    def __init__(self, threads: Threads, size: int) -> None:
         self._threads = threads
-        self._code = pool_code.compiled()
+        self._code = pool_code.compiled(size)
+
+    @property
+    def multiple(self) -> int:
+        """What channels have to be multiples of."""
+        return self._code.step
 
     def largest(self, features: np.ndarray, result: np.ndarray) -> None:
         """The largest of each window."""
@@ -35,9 +41,8 @@ class Pool:
     ) -> None:
         """The gradient of `largest` in all features that it looks at, (2 (h // 2), 2 (w // 2), c), from that in its
         result. It is 0 where the largest is not more than `least`."""
-
-        _check(features, gradient)
-        address(result, (2 * gradient.shape[0], 2 * gradient.shape[1], gradient.shape[2]), 2)
+        self._check(features, gradient)
+        address(result, (2 * gradient.shape[0], 2 * gradient.shape[1], gradient.shape[2]), self._code.size)
 
         def run(first: int, last: int) -> None:
             wide = slice(2 * first, 2 * last)
@@ -48,8 +53,7 @@ class Pool:
 
     def repeated(self, gradient: np.ndarray, result: np.ndarray) -> None:
         """Each position four times, (2 h', 2 w', c)."""
-
-        _check(result, gradient)
+        self._check(result, gradient)
 
         def run(first: int, last: int) -> None:
             given = (_at(gradient[first:last]), _at(result[2 * first : 2 * last]))
@@ -58,7 +62,7 @@ class Pool:
         self._share(run, len(gradient))
 
     def _pool(self, code: Callable[..., None], features: np.ndarray, result: np.ndarray) -> None:
-        _check(features, result)
+        self._check(features, result)
 
         def run(first: int, last: int) -> None:
             given = (_at(features[2 * first : 2 * last]), _at(result[first:last]))
@@ -71,13 +75,12 @@ class Pool:
         bounds = [rows * i // count for i in range(count + 1)] if rows else [0]
         self._threads.share(lambda i: run(bounds[i], bounds[i + 1]), range(len(bounds) - 1))
 
-
-def _check(features: np.ndarray, pooled: np.ndarray) -> None:
-    height, width, channels = features.shape
-    address(features, features.shape, 2)
-    address(pooled, (height // 2, width // 2, channels), 2)
-    if channels % pool_code.STEP:
-        raise ValueError(f"{channels} channels")
+    def _check(self, features: np.ndarray, pooled: np.ndarray) -> None:
+        height, width, channels = features.shape
+        address(features, features.shape, self._code.size)
+        address(pooled, (height // 2, width // 2, channels), self._code.size)
+        if channels % self._code.step:
+            raise ValueError(f"{channels} channels")
 
 
 def _at(array: np.ndarray) -> int:

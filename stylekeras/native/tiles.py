@@ -17,7 +17,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from stylekeras.engines import has_matrix_unit
-from stylekeras.native.writer import FLOAT, INT, POINTER, Function, Shape
+from stylekeras.native.writer import BYTE, FLOAT, HALF, INT, POINTER, WORD, Function, Shape
 
 # Rows of a tile, its bytes in a row and altogether, and the numbers in a row of a factor.
 ROWS, BYTES = 16, 64
@@ -25,7 +25,6 @@ TILE = ROWS * BYTES
 DEPTH = BYTES // 2
 # How many there are.
 REGISTERS = 8
-BYTE, HALF, WORD = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 # How they are laid out: palette 1, of each the bytes in a row and the rows.
 _LAYOUT = [1, *[0] * 15, *[BYTES, 0] * REGISTERS, *[0] * 16, *[ROWS] * REGISTERS, *[0] * 8]
 # Vectors as long as a tile's rows, on any processor.
@@ -60,10 +59,6 @@ class TileFunction(Function):
         self._entry.position_before(self._entry.block.terminator)
         return self._entry.inttoptr(self._entry.ptrtoint(place, INT), POINTER)
 
-    def byte(self, address: Any, index: Any) -> Any:
-        """The address that many bytes further on."""
-        return self.write.gep(address, [index], source_etype=BYTE)
-
     @contextmanager
     def laid_out(self) -> Iterator[None]:
         """Within it tiles may be used. A thread's layout of them belongs to whoever comes next there, who may rely on
@@ -79,22 +74,6 @@ class TileFunction(Function):
         self._call("ldtilecfg", self.write.inttoptr(self.write.ptrtoint(layout, INT), POINTER))
         yield
         self._call("ldtilecfg", before)
-
-    def bits(self, numbers: Any) -> Any:
-        """A vector of float32 as bfloat16, rounded to the nearest, by its bits."""
-        write = self.write
-        wide = ir.VectorType(WORD, numbers.type.count)
-        sixteen, one, half = (ir.Constant(wide, [each] * wide.count) for each in (16, 1, 0x7FFF))
-        found = write.bitcast(numbers, wide)
-        even = write.and_(write.lshr(found, sixteen), one)
-        found = write.lshr(write.add(write.add(found, half), even), sixteen)
-        return write.trunc(found, ir.VectorType(HALF, wide.count))
-
-    def numbers(self, bits: Any) -> Any:
-        """A vector of bfloat16, by its bits, in float32."""
-        wide = ir.VectorType(WORD, bits.type.count)
-        found = self.write.shl(self.write.zext(bits, wide), ir.Constant(wide, [16] * wide.count))
-        return self.write.bitcast(found, ir.VectorType(FLOAT, wide.count))
 
     def clear_tile(self, tile: int) -> None:
         """Zeros."""

@@ -14,7 +14,8 @@ import numpy as np
 from llvmlite import ir
 
 FLOAT, INT, POINTER = ir.FloatType(), ir.IntType(64), ir.PointerType()
-_INDEX = ir.IntType(32)
+BYTE, HALF, WORD = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+_INDEX = WORD
 
 
 class Shape(NamedTuple):
@@ -114,6 +115,10 @@ class Function:
         """The address of a number further on."""
         return self.write.gep(address, [index], source_etype=FLOAT)
 
+    def byte(self, address: Any, index: Any) -> Any:
+        """The address that many bytes further on."""
+        return self.write.gep(address, [index], source_etype=BYTE)
+
     def load(self, address: Any, index: Any, kind: Any = None) -> Any:
         """A vector; or a number, if that is its kind."""
         return self.write.load(self.at(address, index), align=4, typ=kind or self.vector)
@@ -141,6 +146,22 @@ class Function:
     def read(self, place: Any) -> Any:
         """The vector in a `variable`."""
         return self.write.load(place, typ=self.vector)
+
+    def bits(self, numbers: Any) -> Any:
+        """A vector of float32 as bfloat16, rounded to the nearest, by its bits."""
+        write = self.write
+        wide = ir.VectorType(WORD, numbers.type.count)
+        sixteen, one, half = (ir.Constant(wide, [each] * wide.count) for each in (16, 1, 0x7FFF))
+        found = write.bitcast(numbers, wide)
+        even = write.and_(write.lshr(found, sixteen), one)
+        found = write.lshr(write.add(write.add(found, half), even), sixteen)
+        return write.trunc(found, ir.VectorType(HALF, wide.count))
+
+    def numbers(self, bits: Any) -> Any:
+        """A vector of bfloat16, by its bits, in float32."""
+        wide = ir.VectorType(WORD, bits.type.count)
+        found = self.write.shl(self.write.zext(bits, wide), ir.Constant(wide, [16] * wide.count))
+        return self.write.bitcast(found, ir.VectorType(FLOAT, wide.count))
 
     def across(self, vector: Any) -> Any:
         """The sum of a vector's numbers: that of its halves, of theirs, and so on."""

@@ -19,7 +19,7 @@ from stylekeras.engines import (
     precision_of,
 )
 from stylekeras.engines.openvino import layouts, low_precision
-from stylekeras.engines.openvino.native import LowNodes, Native, Nodes
+from stylekeras.engines.openvino.native import FloatLayers, LowLayers, Native, Nodes
 from stylekeras.errors import RunError
 from stylekeras.graphs import channels_last, low_channels_last
 from stylekeras.graphs.engine import GraphEngine, Run
@@ -89,14 +89,14 @@ class Engine(GraphEngine):
         """Have done by our own code what that does faster."""
         _fold(model)
         if self.precision == "winograd":
-            channels_last.rewrite(model, opset13, nodes)
+            channels_last.rewrite(model, opset13, FloatLayers(nodes))
         if cores() <= _FEW_CORES:
             nodes.take_apart(model)
         layouts.drop_identities(model)
         if self.precision == "bfloat16":
             low_precision.narrow(model, nodes.gram if self._native.has_matrix_unit else None)
             if self._native.has_matrix_unit:
-                low_channels_last.rewrite(model, opset13, LowNodes(nodes))
+                low_channels_last.rewrite(model, opset13, LowLayers(nodes))
         layouts.sum_first(model)
 
     def rest(self) -> None:

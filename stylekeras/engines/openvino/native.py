@@ -66,12 +66,11 @@ class Native:
 
         return DirectConvolver(self.threads)
 
-    @functools.cached_property
-    def pool(self) -> Pool:
-        """Pools in bfloat16."""
+    def pool(self, size: int) -> Pool:
+        """Pools of numbers of so many bytes."""
         from stylekeras.native.pool import Pool
 
-        return Pool(self.threads)
+        return Pool(self.threads, size)
 
     def rest(self) -> None:
         """Let go of memory that is not in use."""
@@ -89,100 +88,19 @@ class Nodes:
 
     def __init__(self, native: Native) -> None:
         self.failures: list[Exception] = []
-        self._native = native
+        self.native = native
         self._runs: list[_Run] = []
         self.made: list[_Node] = []
         weakref.finalize(self, _cut_off, self.made)
 
-    @property
-    def multiple(self) -> int:
-        """What channels in and out have to be multiples of."""
-        return self._native.convolve.multiple
-
-    def convolution(self, picture: openvino.Output, weights: np.ndarray, layer: Layer) -> openvino.Output:
-        """See `channels_last.Convolutions`."""
-        convolve = self._native.convolve
-        kernels = convolve.kernels(weights)
-        # What a graph has as a constant is the graph's.
-        bias = np.array(layer.bias)
-
-        def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
-            convolve(given[0][0], kernels, results[0][0], bias=bias, floor=layer.floor, pads=layer.pads)
-
-        return self._node([picture], [[1, *layer.size]], run).output(0)
-
-    def low_convolution(
-        self,
-        picture: openvino.Output,
-        weights: np.ndarray,
-        layer: Layer,
-        *,
-        added: openvino.Output | None = None,
-        mask: openvino.Output | None = None,
-    ) -> openvino.Output:
-        """See `low_channels_last.Layers`."""
-        convolve = self._native.convolve_low
-        inputs = {name: each for name, each in (("added", added), ("mask", mask)) if each is not None}
-        kernels, bias = convolve.kernels(weights), np.array(layer.bias)
-
-        def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
-            seen, *others = (_bits(each[0]) for each in given)
-            further = dict(zip(inputs, others, strict=True))
-            with _low(results[0][0]) as found:
-                convolve(seen, kernels, found, bias=bias, floor=layer.floor, pads=layer.pads, **further)
-
-        return self._low_node([picture, *inputs.values()], [1, *layer.size], run)
-
-    def largest(self, picture: openvino.Output) -> openvino.Output:
-        """See `low_channels_last.Layers`."""
-        return self._pool(self._native.pool.largest, picture)
-
-    def mean(self, picture: openvino.Output) -> openvino.Output:
-        """See `low_channels_last.Layers`."""
-        return self._pool(self._native.pool.mean, picture)
-
-    def _pool(self, pool: Callable[[np.ndarray, np.ndarray], None], picture: openvino.Output) -> openvino.Output:
-        _, height, width, channels = picture.get_shape()
-        return self._resized(pool, picture, [1, height // 2, width // 2, channels])
-
-    def repeated(self, gradient: openvino.Output) -> openvino.Output:
-        """See `low_channels_last.Layers`."""
-        _, height, width, channels = gradient.get_shape()
-        return self._resized(self._native.pool.repeated, gradient, [1, 2 * height, 2 * width, channels])
-
-    def _resized(
-        self, function: Callable[[np.ndarray, np.ndarray], None], given: openvino.Output, shape: list[int]
-    ) -> openvino.Output:
-        def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
-            with _low(results[0][0]) as found:
-                function(_bits(given[0][0]), found)
-
-        return self._low_node([given], shape, run)
-
-    def winners(self, picture: openvino.Output, gradient: openvino.Output, least: float) -> openvino.Output:
-        """See `low_channels_last.Layers`."""
-        pool, (_, height, width, channels) = self._native.pool, gradient.get_shape()
-
-        def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
-            with _low(results[0][0]) as found:
-                pool.winners(_bits(given[0][0]), _bits(given[1][0]), found, least=least)
-
-        return self._low_node([picture, gradient], [1, 2 * height, 2 * width, channels], run)
-
-    def _low_node(self, inputs: list[openvino.Output], shape: list[int], run: _Run) -> openvino.Output:
-        """One that makes bfloat16. Where OpenVINO imitates that it wants float32 of operators."""
-        if multiplies_bfloat16():
-            return self._node(inputs, [shape], run, openvino.Type.bf16).output(0)
-        return opset13.convert(self._node(inputs, [shape], run), "bf16").output(0)
-
     def gram(self, features: openvino.Output) -> openvino.Output:
         """F^T F in float32 of features (positions, channels) in bfloat16, channels a multiple of 32."""
-        grams, channels = self._native.grams, int(features.get_shape()[1])
+        grams, channels = self.native.grams, int(features.get_shape()[1])
 
         def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
             grams(_bits(given[0]), results[0])
 
-        return self._node([features], [[channels, channels]], run).output(0)
+        return self.node([features], [[channels, channels]], run).output(0)
 
     def take_apart(self, model: openvino.Model) -> None:
         """Do with NumPy what is marked by `ops.apart`, all parts that do not need each other at the same time."""
@@ -209,7 +127,7 @@ class Nodes:
         # Those that take longest first.
         parts = sorted(parts, key=lambda part: -max(math.prod(each.get_shape()) for each in part.results))
         forms = [(part.function, len(part.given), len(part.results)) for part in parts]
-        threads = self._native.threads
+        threads = self.native.threads
 
         def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
             inputs, outputs = iter(given), iter(results)
@@ -222,17 +140,18 @@ class Nodes:
 
         results = [each for part in parts for each in part.results]
         shapes = [list(each.get_shape()) for each in results]
-        node = self._node([each for part in parts for each in part.given], shapes, run)
+        node = self.node([each for part in parts for each in part.given], shapes, run)
         for result, output in zip(results, node.outputs(), strict=True):
             result.replace(output)
 
-    def _node(
+    def node(
         self,
         inputs: list[openvino.Output],
         shapes: list[list[int]],
         run: _Run,
         kind: openvino.Type = openvino.Type.f32,
     ) -> _Node:
+        """An operator of ours, which makes tensors of those shapes, all of that type."""
         self._runs.append(run)
         return _Node(inputs, shapes, kind, weakref.ref(self), len(self._runs) - 1)
 
@@ -269,13 +188,122 @@ def _cut_off(nodes: list[_Node]) -> None:
         node.set_arguments([])
 
 
-class LowNodes:
-    """See `low_channels_last.Layers`."""
+class Layers:
+    """See `channels_last.Layers`."""
+
+    def __init__(self, nodes: Nodes, convolve: Convolver | DirectConvolver, pool: Pool) -> None:
+        self._nodes = nodes
+        self._convolve = convolve
+        self._pool = pool
+
+    @property
+    def multiple(self) -> int:
+        """What channels have to be multiples of in a pool."""
+        return self._pool.multiple
+
+    def convolution(
+        self,
+        picture: openvino.Output,
+        weights: np.ndarray,
+        layer: Layer,
+        *,
+        added: openvino.Output | None = None,
+        mask: openvino.Output | None = None,
+    ) -> openvino.Output:
+        """A convolution, with what comes after it."""
+        convolve, kernels = self._convolve, self._convolve.kernels(weights)
+        inputs = {name: each for name, each in (("added", added), ("mask", mask)) if each is not None}
+        # What a graph has as a constant is the graph's.
+        bias = np.array(layer.bias)
+
+        def run(result: np.ndarray, seen: np.ndarray, *others: np.ndarray) -> None:
+            further = dict(zip(inputs, others, strict=True))
+            convolve(seen, kernels, result, bias=bias, floor=layer.floor, pads=layer.pads, **further)
+
+        return self._node([picture, *inputs.values()], list(layer.size), run)
+
+    def largest(self, picture: openvino.Output) -> openvino.Output:
+        """The largest of 2x2 positions each."""
+        return self._pooled(self._pool.largest, picture)
+
+    def mean(self, picture: openvino.Output) -> openvino.Output:
+        """The mean of 2x2 positions each."""
+        return self._pooled(self._pool.mean, picture)
+
+    def repeated(self, gradient: openvino.Output) -> openvino.Output:
+        """Each position four times."""
+        pool, (_, height, width, channels) = self._pool, gradient.get_shape()
+        return self._node(
+            [gradient], [2 * height, 2 * width, channels], lambda result, given: pool.repeated(given, result)
+        )
+
+    def winners(self, picture: openvino.Output, gradient: openvino.Output, least: float) -> openvino.Output:
+        """The gradient of `largest`."""
+        pool, (_, height, width, channels) = self._pool, gradient.get_shape()
+
+        def run(result: np.ndarray, features: np.ndarray, given: np.ndarray) -> None:
+            pool.winners(features, given, result, least=least)
+
+        return self._node([picture, gradient], [2 * height, 2 * width, channels], run)
+
+    def _pooled(self, pool: Callable[[np.ndarray, np.ndarray], None], picture: openvino.Output) -> openvino.Output:
+        _, height, width, channels = picture.get_shape()
+        return self._node([picture], [height // 2, width // 2, channels], lambda result, given: pool(given, result))
+
+    def _node(self, inputs: list[openvino.Output], shape: list[int], run: Callable[..., None]) -> openvino.Output:
+        """Of one picture."""
+
+        def whole(results: list[np.ndarray], given: list[np.ndarray]) -> None:
+            run(results[0][0], *(each[0] for each in given))
+
+        return self._nodes.node(inputs, [[1, *shape]], whole).output(0)
+
+
+class FloatLayers(Layers):
+    """See `channels_last.FloatLayers`."""
 
     def __init__(self, nodes: Nodes) -> None:
-        self.convolution = nodes.low_convolution
-        self.largest, self.winners = nodes.largest, nodes.winners
-        self.mean, self.repeated = nodes.mean, nodes.repeated
+        super().__init__(nodes, nodes.native.convolve, nodes.native.pool(4))
+
+    @property
+    def across(self) -> int:
+        """How many columns a result `from_planes` has at least."""
+        from stylekeras.native.colours import least_across
+
+        return least_across()
+
+    def from_planes(self, planes: openvino.Output, weights: np.ndarray, layer: Layer) -> openvino.Output:
+        """A picture's first convolution, with what comes after it."""
+        from stylekeras.native.colours import FromPlanes
+
+        convolve = FromPlanes(self._nodes.native.threads, weights, layer.bias, layer.floor)
+        return self._node([planes], list(layer.size), lambda result, given: convolve(given, result))
+
+    def to_planes(self, features: openvino.Output, weights: np.ndarray, layer: Layer) -> openvino.Output:
+        """The gradient in a picture's planes."""
+        from stylekeras.native.colours import ToPlanes
+
+        convolve = ToPlanes(self._nodes.native.threads, weights, layer.pads)
+        height, width, out = layer.size
+        return self._node([features], [out, height, width], lambda result, given: convolve(given, result))
+
+
+class LowLayers(Layers):
+    """See `channels_last.Layers`; in bfloat16."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        super().__init__(nodes, nodes.native.convolve_low, nodes.native.pool(2))
+
+    def _node(self, inputs: list[openvino.Output], shape: list[int], run: Callable[..., None]) -> openvino.Output:
+        """Where OpenVINO imitates bfloat16 it wants float32 of operators."""
+
+        def whole(results: list[np.ndarray], given: list[np.ndarray]) -> None:
+            with _low(results[0][0]) as found:
+                run(found, *(_bits(each[0]) for each in given))
+
+        if multiplies_bfloat16():
+            return self._nodes.node(inputs, [[1, *shape]], whole, openvino.Type.bf16).output(0)
+        return opset13.convert(self._nodes.node(inputs, [[1, *shape]], whole), "bf16").output(0)
 
 
 class _Part(NamedTuple):

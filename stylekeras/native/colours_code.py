@@ -140,9 +140,14 @@ def _write_sums(module: ir.Module, shape: Shape, count: int, some: int) -> Any:
                 for plane in range(count):
                     total = sums[place, plane]
                     write.store(f.plus_product(f.read(total), vector, weights[plane]), total)
+    # By a loop: written out, it took the compiler longer than all else.
+    kept = f.variable(ir.ArrayType(f.vector, count * some))
     for (place, plane), total in sums.items():
+        write.store(f.read(total), write.gep(kept, [INT(0), INT(plane * some + place)]))
+    with f.loop(INT(count)) as plane, f.loop(INT(some)) as place:
+        vector = write.load(write.gep(kept, [INT(0), f.total(f.times(plane, some), place)]))
         to = f.at(given["result"], f.total(f.times(plane, given["plane"]), place))
-        write.store(f.across(f.read(total)), to, align=4)
+        write.store(f.across(vector), to, align=4)
     write.ret_void()
     return f.function
 
@@ -153,18 +158,15 @@ def _write_planes(module: ir.Module, shape: Shape, count: int, several: Any, som
     given, write, at = f.given, f.write, _told(f, PLANES)
     down, plane = f.times(at["width"], at["channels"]), f.times(at["height_out"], at["width_out"])
 
-    def most(number: Any, other: Any) -> Any:
-        return write.select(write.icmp_signed(">", number, other), number, other)
-
     # Positions all of whose neighbours are columns of the features.
     begin = f.least(at["left"], at["width_out"])
     end = f.least(at["width_out"], write.sub(f.total(at["width"], at["left"]), INT(SIDE - 1)))
-    end = most(begin, end)
+    end = f.most(begin, end)
     with f.loop(write.sub(at["last"], at["first"])) as index:
         y = f.total(at["first"], index)
         row = write.sub(y, at["above"])
-        top = most(INT(0), write.sub(INT(0), row))
-        bottom = most(top, f.least(INT(SIDE), write.sub(at["height"], row)))
+        top = f.most(INT(0), write.sub(INT(0), row))
+        bottom = f.most(top, f.least(INT(SIDE), write.sub(at["height"], row)))
 
         def call(
             function: Any, x: Any, start: Any, stop: Any, y: Any = y, row: Any = row, ends: Any = (top, bottom)
@@ -178,8 +180,8 @@ def _write_planes(module: ir.Module, shape: Shape, count: int, several: Any, som
             with f.loop(write.sub(last, first)) as index:
                 x = f.total(first, index)
                 column = write.sub(x, at["left"])
-                start = most(INT(0), write.sub(INT(0), column))
-                call(one, x, start, most(start, f.least(INT(SIDE), write.sub(at["width"], column))))
+                start = f.most(INT(0), write.sub(INT(0), column))
+                call(one, x, start, f.most(start, f.least(INT(SIDE), write.sub(at["width"], column))))
 
         with write.if_else(f.all((write.sub(end, begin), "<", some))) as (few, enough):
             with few:

@@ -68,12 +68,12 @@ class Convolver:
         Args: picture (h, w, c) and result (h', w', c'), float32 and contiguous, c and c' multiples of `multiple`;
             kernels: of `kernels`; bias: (c',) float32, added; floor: the least that results are; pads: rows of zeros
             above the picture and columns at its left, below and at the right of it as many are taken as are needed;
-            added: of the result's form, comes to it before the floor; mask: likewise, where it is not positive the
-            result is 0. Raises: ValueError of others.
+            mask: of the result's form, where it is not positive the result is 0; added: likewise, comes to the result
+            before the floor, only with a mask. Raises: ValueError of others.
         """
         (height, width, channels), (down, across, out) = picture.shape, result.shape
-        if channels % self.multiple or out % self.multiple:
-            raise ValueError(f"{channels} channels to {out}")
+        if channels % self.multiple or out % self.multiple or (mask is None and added is not None):
+            raise ValueError(f"{channels} channels to {out}, {added is not None} added")
         columns, panel, rows = -(-across // TILE), self._code.shape.panel, self._code.shape.rows
         panels, tiles, threads = -(-out // panel), columns * -(-down // TILE), self._threads.count
         most = 2 * _BLOCK if kernels.nbytes > _LARGE and tiles > 2 * _BLOCK * threads else _BLOCK
@@ -86,7 +86,7 @@ class Convolver:
         fixed = (height, width, channels, down, across, out, *pads, columns)
         # Windows, products and scratch, one after the other.
         ends = np.cumsum([WINDOW * WINDOW * (block * each + APART) for each in (channels, some)])
-        size = int(ends[-1]) + WINDOW * WINDOW * max(channels, out)
+        size = int(ends[-1]) + (WINDOW * WINDOW + 1) * max(channels, out)
         given = (address(picture, picture.shape, 4), address(kernels, (WINDOW**2 * panels * panel * channels,), 4))
         start_of = address(bias, (out,), 4)
         made = [0 if each is None else address(each, result.shape, 4) for each in (added, mask, result)]

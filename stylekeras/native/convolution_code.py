@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +47,7 @@ class Code(NamedTuple):
     `run(picture, kernels, bias, floor, added, mask, result, windows, products, scratch, places)` takes addresses of
     float32, a number as the floor, and the address of 64 bit integers, `PLACES`. Kernels are (36, panels, channels,
     panel); windows and products have room for 36 matrices of `block` tiles' channels and products and `APART` numbers
-    each, scratch for one window of either. Added and mask are of the result's form; either may be none, 0.
+    each, scratch for one window of either. The mask may be none, 0; only with it something is added, or none, 0.
     """
 
     run: Callable[..., None]
@@ -85,8 +85,8 @@ def _back(f: Function, made: Sequence[Any]) -> list[Any]:
 
 def _module(shape: Shape) -> ir.Module:
     module = ir.Module("winograd")
-    results = {given: _write_result(module, shape, given) for given in _GIVEN}
-    _write_run(module, shape, _write_window(module, shape), _write_product(module, shape), results)
+    results = [_write_result(module, shape, masked=masked) for masked in (False, True)]
+    _write_run(module, shape, _write_window(module, shape), _write_product(module, shape), *results)
     return module
 
 
@@ -108,32 +108,32 @@ def _write_window(module: ir.Module, shape: Shape) -> Any:
     return f.function
 
 
-# What a result may be given, besides the products.
-_GIVEN: tuple[tuple[str, ...], ...] = ((), ("mask",), ("added",), ("added", "mask"))
-
-
-def _finished(f: Function, value: Any, floor: Any, given: Mapping[str, Any]) -> Any:
-    """A result from what is there of it, and of what it is given."""
-    write = f.write
-    if "added" in given:
-        value = write.fadd(value, given["added"])
+def _floored(f: Function, value: Any, floor: Any) -> Any:
     # What is not a number stays that.
-    value = write.select(write.fcmp_ordered("<", value, floor), floor, value)
-    if "mask" in given:
-        nothing = f.constant(0)
-        value = write.select(write.fcmp_ordered(">", given["mask"], nothing), value, nothing)
-    return value
+    return f.write.select(f.write.fcmp_ordered("<", value, floor), floor, value)
 
 
-def _write_result(module: ir.Module, shape: Shape, more: tuple[str, ...]) -> Any:
-    """A row of each of 36 matrices to a tile, whose rows and columns are `down` and `right` apart; so are those of what
-    it is given."""
+def _masked(f: Function, value: Any, floor: Any, added: Any, mask: Any) -> Any:
+    nothing = f.constant(0)
+    value = _floored(f, f.write.fadd(value, added), floor)
+    return f.write.select(f.write.fcmp_ordered(">", mask, nothing), value, nothing)
+
+
+def _write_result(module: ir.Module, shape: Shape, *, masked: bool) -> Any:
+    """A row of each of 36 matrices to a tile, whose rows and columns are `down` and `right` apart, as those of a mask;
+    those of what is added are `added_down` and `added_right`."""
     kinds = {"products": POINTER, "apart": INT, "bias": POINTER, "floor": FLOAT, "result": POINTER}
-    kinds |= {"down": INT, "right": INT, "channels": INT} | dict.fromkeys(more, POINTER)
-    f = Function(module, shape, "_".join(("result", *more)), kinds)
+    kinds |= {"down": INT, "right": INT, "channels": INT}
+    if masked:
+        kinds |= {"mask": POINTER, "added": POINTER, "added_down": INT, "added_right": INT}
+    f = Function(module, shape, "masked_result" if masked else "result", kinds)
     given, write = f.given, f.write
     halfway = [[f.variable(f.vector) for _ in range(WINDOW)] for _ in range(TILE)]
     floor = f.spread(given["floor"])
+
+    def place(channel: Any, i: int, j: int, which: str = "") -> Any:
+        return f.total(channel, f.times(i, given[which + "down"]), f.times(j, given[which + "right"]))
+
     with f.loop(given["channels"], f.width) as channel:
         for j in range(WINDOW):
             places = [f.total(channel, f.times(i * WINDOW + j, given["apart"])) for i in range(WINDOW)]
@@ -142,22 +142,26 @@ def _write_result(module: ir.Module, shape: Shape, more: tuple[str, ...]) -> Any
         bias = f.load(given["bias"], channel)
         for i in range(TILE):
             for j, vector in enumerate(_back(f, [f.read(each) for each in halfway[i]])):
-                place = f.total(channel, f.times(i, given["down"]), f.times(j, given["right"]))
-                others = {name: f.load(given[name], place) for name in more}
-                f.store(_finished(f, write.fadd(vector, bias), floor, others), given["result"], place)
+                value, at = write.fadd(vector, bias), place(channel, i, j)
+                if masked:
+                    added = f.load(given["added"], place(channel, i, j, "added_"))
+                    value = _masked(f, value, floor, added, f.load(given["mask"], at))
+                else:
+                    value = _floored(f, value, floor)
+                f.store(value, given["result"], at)
     write.ret_void()
     return f.function
 
 
-def _write_finish(module: ir.Module, shape: Shape, more: tuple[str, ...]) -> Any:
-    """What `_write_result` left of one position's channels to its result."""
-    kinds = {"source": POINTER, "floor": FLOAT, "result": POINTER, "channels": INT} | dict.fromkeys(more, POINTER)
-    f = Function(module, shape, "_".join(("finish", *more)), kinds)
+def _write_mask(module: ir.Module, shape: Shape) -> Any:
+    """One position's channels, masked after something was added."""
+    kinds = dict.fromkeys(("source", "mask", "added", "result"), POINTER) | {"floor": FLOAT, "channels": INT}
+    f = Function(module, shape, "mask", kinds)
     given = f.given
     floor = f.spread(given["floor"])
     with f.loop(given["channels"], f.width) as channel:
-        others = {name: f.load(given[name], channel) for name in more}
-        f.store(_finished(f, f.load(given["source"], channel), floor, others), given["result"], channel)
+        value, mask, added = (f.load(given[name], channel) for name in ("source", "mask", "added"))
+        f.store(_masked(f, value, floor, added, mask), given["result"], channel)
     f.write.ret_void()
     return f.function
 
@@ -193,7 +197,7 @@ def _write_product(module: ir.Module, shape: Shape) -> Any:
     return f.function
 
 
-def _write_run(module: ir.Module, shape: Shape, window: Any, product: Any, results: Mapping[Any, Any]) -> None:
+def _write_run(module: ir.Module, shape: Shape, window: Any, product: Any, result: Any, masked_result: Any) -> None:
     """`Code.run`. Tiles at an edge go through `scratch`: their windows reach beyond the picture, or they do."""
     kinds = {"picture": POINTER, "kernels": POINTER, "bias": POINTER, "floor": FLOAT}
     kinds |= dict.fromkeys(("added", "mask", "result", "windows", "products", "scratch", "places"), POINTER)
@@ -203,7 +207,11 @@ def _write_run(module: ir.Module, shape: Shape, window: Any, product: Any, resul
     at = {name: write.load(place, typ=INT) for name, place in zip(PLACES, places, strict=True)}
     channels, made = at["channels"], at["made"]
     apart, apart_out = (f.total(f.times(at["block"], each), APART) for each in (channels, made))
-    finish = {more: _write_finish(module, shape, more) for more in _GIVEN}
+    mask = _write_mask(module, shape)
+    is_masked, is_added = (write.icmp_unsigned("!=", given[name], POINTER(None)) for name in ("mask", "added"))
+    # Where nothing is added it is a row of zeros, again and again.
+    zeros = f.at(given["scratch"], f.times(WINDOW * WINDOW, f.most(channels, at["channels_out"])))
+    f.copy(None, zeros, at["channels_out"])
 
     def place(tile: Any) -> tuple[Any, Any]:
         """Of a tile in the result."""
@@ -211,21 +219,6 @@ def _write_run(module: ir.Module, shape: Shape, window: Any, product: Any, resul
 
     def pixel(address: Any, row: Any, column: Any, width: Any, channels: Any) -> Any:
         return f.at(address, f.times(f.total(f.times(row, width), column), channels))
-
-    def with_what_is_given(write_call: Callable[[tuple[str, ...]], None], rest: tuple[str, ...] = _GIVEN[-1]) -> None:
-        """A call for whatever combination of what may be there is."""
-
-        def choose(rest: tuple[str, ...], there: tuple[str, ...]) -> None:
-            if not rest:
-                write_call(there)
-                return
-            with write.if_else(write.icmp_unsigned("!=", given[rest[0]], POINTER(None))) as (is_there, is_not):
-                with is_there:
-                    choose(rest[1:], (*there, rest[0]))
-                with is_not:
-                    choose(rest[1:], there)
-
-        choose(rest, ())
 
     def windows_of(first: Any, tiles: Any) -> None:
         with f.loop(tiles) as tile:
@@ -264,40 +257,40 @@ def _write_run(module: ir.Module, shape: Shape, window: Any, product: Any, resul
                 write.call(product, [f.at(windows, start), part, f.at(products, panel), *sizes])
 
     def results_of(first: Any, tiles: Any) -> None:
-        down, right, wanted = f.times(at["width_out"], at["channels_out"]), at["channels_out"], at["some"]
+        right, wanted = at["channels_out"], at["some"]
+        down = f.times(at["width_out"], right)
+        added_down, added_right = (write.select(is_added, each, INT(0)) for each in (down, right))
+
+        def masked(row: Any, column: Any) -> list[Any]:
+            """The mask there, and what is added."""
+            added = pixel(given["added"], row, column, at["width_out"], right)
+            return [pixel(given["mask"], row, column, at["width_out"], right), write.select(is_added, added, zeros)]
+
         with f.loop(tiles) as tile:
             row, column = place(f.total(first, tile))
-            source = (f.at(given["products"], f.times(tile, made)), apart_out, given["bias"])
+            source = [f.at(given["products"], f.times(tile, made)), apart_out, given["bias"]]
+            target = [pixel(given["result"], row, column, at["width_out"], right), down, right, wanted]
             ends = (f.total(row, TILE), "<=", at["height_out"]), (f.total(column, TILE), "<=", at["width_out"])
-
-            def of(name: str, row: Any, column: Any) -> Any:
-                return pixel(given[name], row, column, at["width_out"], right)
-
             with write.if_else(f.all(*ends)) as (inside, edge):
-                with inside:
-
-                    def whole(
-                        there: tuple[str, ...], row: Any = row, column: Any = column, source: Any = source
-                    ) -> None:
-                        others = [of(name, row, column) for name in there]
-                        target = of("result", row, column)
-                        write.call(results[there], [*source, given["floor"], target, down, right, wanted, *others])
-
-                    with_what_is_given(whole)
+                with inside, write.if_else(is_masked) as (has_mask, has_none):
+                    with has_mask:
+                        further = [*masked(row, column), added_down, added_right]
+                        write.call(masked_result, [*source, given["floor"], *target, *further])
+                    with has_none:
+                        write.call(result, [*source, given["floor"], *target])
                 with edge:
-                    lowest = FLOAT(-np.inf)
-                    to = (given["scratch"], f.times(wanted, TILE), wanted, wanted)
-                    write.call(results[()], [*source, lowest, *to])
+                    floor = write.select(is_masked, FLOAT(-np.inf), given["floor"])
+                    write.call(result, [*source, floor, given["scratch"], f.times(wanted, TILE), wanted, wanted])
                     with f.loop(INT(TILE)) as i, f.loop(INT(TILE)) as j:
                         y, x = f.total(row, i), f.total(column, j)
                         with write.if_then(f.all((y, "<", at["height_out"]), (x, "<", at["width_out"]))):
                             left = pixel(given["scratch"], i, j, TILE, wanted)
-
-                            def one(there: tuple[str, ...], y: Any = y, x: Any = x, left: Any = left) -> None:
-                                others = [of(name, y, x) for name in there]
-                                write.call(finish[there], [left, given["floor"], of("result", y, x), wanted, *others])
-
-                            with_what_is_given(one)
+                            to = pixel(given["result"], y, x, at["width_out"], right)
+                            with write.if_else(is_masked) as (has_mask, has_none):
+                                with has_mask:
+                                    write.call(mask, [left, *masked(y, x), to, given["floor"], wanted])
+                                with has_none:
+                                    f.copy(left, to, wanted)
 
     with f.loop(write.sub(at["last"], at["first"]), at["block"]) as start:
         first = f.total(at["first"], start)

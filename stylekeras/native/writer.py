@@ -47,7 +47,7 @@ def compiled(module: ir.Module, name: str, *kinds: Any) -> Callable[..., None]:
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
     )
     read = llvm.parse_assembly(str(module))
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
     builder.getModulePassManager().run(read, builder)
     engine = llvm.create_mcjit_compiler(read, machine)
     engine.finalize_object()
@@ -62,6 +62,8 @@ class Function:
 
     def __init__(self, module: ir.Module, shape: Shape, name: str, given: Mapping[str, Any]) -> None:
         self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), list(given.values())), name)
+        # Written once, wherever it is called: what it does takes long, and so does compiling it.
+        self.function.attributes.add("noinline")
         self.given = dict(zip(given, self.function.args, strict=True))
         for each in self.function.args:
             if each.type == POINTER:
@@ -110,6 +112,10 @@ class Function:
     def least(self, one: Any, other: Any) -> Any:
         """The smaller of two integers."""
         return self.write.select(self.write.icmp_signed("<", one, other), one, other)
+
+    def most(self, one: Any, other: Any) -> Any:
+        """The larger of two integers."""
+        return self.write.select(self.write.icmp_signed(">", one, other), one, other)
 
     def at(self, address: Any, index: Any) -> Any:
         """The address of a number further on."""

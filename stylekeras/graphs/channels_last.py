@@ -121,8 +121,9 @@ class _Masked(NamedTuple):
 class Writer:
     """Writes nodes with channels last. `_last` has, for tensors by name, what they are then."""
 
-    # What channels are a multiple of where something is added to a convolution's result or it is masked.
-    group = 1
+    # The type of the network's numbers, and what channels are a multiple of where something is added to a convolution's
+    # result or it is masked.
+    kind, group = "f32", 1
 
     def __init__(self, opset: Any, layers: Any) -> None:
         self._count = 0
@@ -194,10 +195,8 @@ class Writer:
         if kind == "Convert":
             # Marks of the largest are not looked at, where the gradient of a pool is ours.
             return self._opset.convert(x, node.get_attributes()["destination_type"]).output(0)
-        if kind in ("MaxPool", "AvgPool"):
-            return self._pool(node, kind, x)
-        if kind == "Interpolate":
-            return self._doubled(node, x)
+        if kind in ("MaxPool", "AvgPool", "Interpolate"):
+            return self._resized(node, kind, x)
         if kind == "Slice" and len(inputs) > 4 and constant(inputs[4]) is not None:
             steps = constant(inputs[3])
             if tuple(x.get_shape()) == (1, height, width, channels) and steps is not None and (steps == 1).all():
@@ -242,16 +241,21 @@ class Writer:
         wide = (self._with_channels_last(each) if len(shape_of(each)) == 4 else each for each in inputs)
         return self._opset.select(*wide).output(0)
 
-    def _pool(self, node: Any, kind: str, x: Any) -> Any:
-        if pools(node) != kind or int(x.get_shape()[3]) % self._ours.multiple:
+    def _is_picture(self, tensor: Any) -> bool:
+        """Whether it is one picture as our pools take it."""
+        shape, kind = shape_of(tensor), tensor.get_element_type().get_type_name()
+        return len(shape) == 4 and shape[0] == 1 and shape[1] % self._ours.multiple == 0 and kind == self.kind
+
+    def _resized(self, node: Any, kind: str, x: Any) -> Any:
+        """A pool, or every position four times, as the gradient of pooling wants it."""
+        tensor = node.input_value(0)
+        if not self._is_picture(tensor):
+            return None
+        if kind == "Interpolate":
+            return self._ours.repeated(x) if repeats(node) and _is_twice(node.output(0), tensor) else None
+        if pools(node) != kind:
             return None
         return self._ours.largest(x) if kind == "MaxPool" else self._ours.mean(x)
-
-    def _doubled(self, node: Any, x: Any) -> Any:
-        """Every position four times, as the gradient of pooling wants it."""
-        _, height, width, channels = x.get_shape()
-        whole = tuple(node.get_output_shape(0)) == (1, channels, 2 * height, 2 * width)
-        return self._ours.repeated(x) if repeats(node) and whole and channels % self._ours.multiple == 0 else None
 
     def _gradient_of_pool(self, node: Any) -> Any:
         """Of the pool's gradient, repeated, times marks where the largest are; None if it is something else."""
@@ -261,12 +265,14 @@ class Writer:
             return None
         # Of sizes that are odd pooling leaves out the end.
         cut = features.get_node()
-        whole = cut.input_value(0) if cut.get_type_name() == "Slice" else features
+        whole = cut.input_value(0) if cut.get_type_name() == "Slice" and _is_zero(cut.input_value(1)) else features
         gradient = repeated.input_value(0)
-        if place_of(whole) not in self._last or shape_of(whole)[1] % self._ours.multiple:
+        if place_of(whole) not in self._last or not self._is_picture(whole) or not self._is_picture(gradient):
+            return None
+        if not _is_twice(node.output(0), gradient) or _half(shape_of(whole)) != shape_of(gradient):
             return None
         masked, after = node, only_one_after(node)
-        if after is not None and after.get_type_name() == "Pad":
+        if after is not None and after.get_type_name() == "Pad" and _is_zero(after.input_value(1)):
             masked, after = after, only_one_after(after)
         by = after and _features_of_mask(after)
         least = -np.inf
@@ -279,6 +285,9 @@ class Writer:
         """What a convolution's result is masked by, if that is all it is for."""
         after, added = only_one_after(node), None
         if after is not None and after.get_type_name() == "Add":
+            # Of two convolutions whose sum is masked the first one is what is done later.
+            if after.get_friendly_name() in self._later:
+                return None
             added = next((each for each in after.input_values() if place_of(each) != place_of(node.output(0))), None)
             if added is None or shape_of(added) != shape_of(node.output(0)):
                 return None
@@ -366,7 +375,8 @@ class _FloatWriter(Writer):
             wide = int(node.get_output_shape(0)[3]) >= self._ours.across
             if channels <= _COLOURS and out >= _CHANNELS and out % self._ours.multiple == 0 and wide:
                 return self._first_convolution(node, weights)
-            if out <= _COLOURS and channels >= _CHANNELS and channels % self._ours.multiple == 0:
+            is_ours = place_of(node.input_value(0)) in self._last
+            if is_ours and out <= _COLOURS and channels >= _CHANNELS and channels % self._ours.multiple == 0:
                 return self._last_convolution(node, weights)
         return super()._written(node, kind)
 
@@ -439,6 +449,21 @@ def repeats(node: Any) -> bool:
     given = node.get_attributes()
     how = (given["mode"], given["coordinate_transformation_mode"], given["nearest_mode"])
     return bool(how == ("nearest", "asymmetric", "floor"))
+
+
+def _is_twice(large: Any, small: Any) -> bool:
+    """Whether a tensor has four positions for each of another."""
+    return _half(shape_of(large)) == shape_of(small) and not any(size % 2 for size in shape_of(large)[2:])
+
+
+def _half(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of pictures (n, c, h, w): after a pool of 2x2."""
+    return *shape[:2], *(size // 2 for size in shape[2:])
+
+
+def _is_zero(tensor: Any) -> bool:
+    value = constant(tensor)
+    return value is not None and not value.any()
 
 
 def _looked_at(node: Any) -> Any:

@@ -44,14 +44,14 @@ def _is_known(node: Any, layers: Layers) -> bool:
 
 
 class _Writer(channels_last.Writer):
-    group = 32
+    kind, group = _LOW, 32
 
     def _is_ours(self, node: Any) -> bool:
         return _is_convolution(node)
 
     def _written(self, node: Any, kind: str) -> Any:
         if kind in ("MaxPool", "AvgPool"):
-            return self._pool(node, kind, self._with_channels_last(node.input_value(0)))
+            return self._resized(node, kind, self._with_channels_last(node.input_value(0)))
         return super()._written(node, kind)
 
     def _constant_like(self, value: np.ndarray, tensor: Any) -> Any:

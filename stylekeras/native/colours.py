@@ -67,8 +67,8 @@ class ToPlanes:
         self._threads, self._pads = threads, pads
         width = (shape or writer.shape()).width
         planes, channels = weights.shape[:2]
-        if channels % width:
-            raise ValueError(f"{channels} channels")
+        if channels % width or min(pads) < 0:
+            raise ValueError(f"{channels} channels, {pads} before")
         self._channels, self._planes = channels, planes
         self._run = colours_code.planes(planes, shape)
         split = weights.reshape(planes, channels // width, width, SIDE, SIDE)

@@ -9,7 +9,7 @@ import math
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import openvino
@@ -91,16 +91,18 @@ class Nodes:
         self.native = native
         self._runs: list[_Run] = []
         self.made: list[_Node] = []
+
+        def gram(results: list[np.ndarray], given: list[np.ndarray]) -> None:
+            native.grams(_bits(given[0]), results[0])
+
+        # One for all: nodes of equal features are one then.
+        self._gram: _Run = gram
         weakref.finalize(self, _cut_off, self.made)
 
     def gram(self, features: openvino.Output) -> openvino.Output:
         """F^T F in float32 of features (positions, channels) in bfloat16, channels a multiple of 32."""
-        grams, channels = self.native.grams, int(features.get_shape()[1])
-
-        def run(results: list[np.ndarray], given: list[np.ndarray]) -> None:
-            grams(_bits(given[0]), results[0])
-
-        return self.node([features], [[channels, channels]], run).output(0)
+        channels = int(features.get_shape()[1])
+        return self.node([features], [[channels, channels]], self._gram).output(0)
 
     def take_apart(self, model: openvino.Model) -> None:
         """Do with NumPy what is marked by `ops.apart`, all parts that do not need each other at the same time."""
@@ -152,8 +154,9 @@ class Nodes:
         kind: openvino.Type = openvino.Type.f32,
     ) -> _Node:
         """An operator of ours, which makes tensors of those shapes, all of that type."""
-        self._runs.append(run)
-        return _Node(inputs, shapes, kind, weakref.ref(self), len(self._runs) - 1)
+        if run not in self._runs:
+            self._runs.append(run)
+        return _Node(inputs, shapes, kind, weakref.ref(self), self._runs.index(run))
 
     def run(self, number: int, results: list[np.ndarray], given: list[np.ndarray]) -> None:
         """What an operator does. OpenVINO hands on what an exception says, not what it is: it is kept too."""
@@ -189,17 +192,27 @@ def _cut_off(nodes: list[_Node]) -> None:
 
 
 class Layers:
-    """See `channels_last.Layers`."""
+    """See `channels_last.Layers`. Code is compiled for it once something is made of it."""
 
-    def __init__(self, nodes: Nodes, convolve: Convolver | DirectConvolver, pool: Pool) -> None:
+    def __init__(self, nodes: Nodes, size: int) -> None:
         self._nodes = nodes
-        self._convolve = convolve
-        self._pool = pool
+        # Of a number, in bytes.
+        self._size = size
 
     @property
     def multiple(self) -> int:
         """What channels have to be multiples of in a pool."""
-        return self._pool.multiple
+        from stylekeras.native import writer
+
+        return writer.shape().width
+
+    @property
+    def _convolve(self) -> Convolver | DirectConvolver:
+        return self._nodes.native.convolve
+
+    @property
+    def _pool(self) -> Pool:
+        return self._nodes.native.pool(self._size)
 
     def convolution(
         self,
@@ -263,7 +276,7 @@ class FloatLayers(Layers):
     """See `channels_last.FloatLayers`."""
 
     def __init__(self, nodes: Nodes) -> None:
-        super().__init__(nodes, nodes.native.convolve, nodes.native.pool(4))
+        super().__init__(nodes, 4)
 
     @property
     def across(self) -> int:
@@ -292,7 +305,11 @@ class LowLayers(Layers):
     """See `channels_last.Layers`; in bfloat16."""
 
     def __init__(self, nodes: Nodes) -> None:
-        super().__init__(nodes, nodes.native.convolve_low, nodes.native.pool(2))
+        super().__init__(nodes, 2)
+
+    @property
+    def _convolve(self) -> DirectConvolver:
+        return self._nodes.native.convolve_low
 
     def _node(self, inputs: list[openvino.Output], shape: list[int], run: Callable[..., None]) -> openvino.Output:
         """Where OpenVINO imitates bfloat16 it wants float32 of operators."""
@@ -368,6 +385,11 @@ class _Node(openvino.Op):  # type: ignore[misc]
     def clone_with_new_inputs(self, new_inputs: list[openvino.Output]) -> _Node:
         """As every operator."""
         return _Node(new_inputs, self._shapes, self._kind, self._owner, self._number)
+
+    def visit_attributes(self, visitor: Any) -> bool:
+        """What it is besides its kind and inputs: two that are alike in that become one when a model is compiled."""
+        visitor.on_attributes({"number": self._number})
+        return True
 
     def has_evaluate(self) -> bool:
         """As every operator."""

@@ -24,7 +24,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +201,16 @@ def asked(given: argparse.Namespace) -> list[tuple[str, str]]:
     from stylekeras import engines
 
     every = [name for name in engines.ORDER if not engines.missing(name)]
-    native = dict.fromkeys(["float32", engines.native_precision()])
     names = every if given.engines == "all" else given.engines.split(",")
-    precisions = native if given.precisions == "native" else given.precisions.split(",")
-    pairs = [(name, precision) for name in names for precision in precisions]
-    return [pair for pair in pairs if pair[0] == "auto" or engines.may_have(*pair)]
+
+    def able(name: str, precisions: Iterable[str]) -> list[str]:
+        return [each for each in precisions if name == "auto" or engines.may_have(name, each)]
+
+    def native(name: str) -> list[str]:
+        return list(dict.fromkeys(["float32", *able(name, engines.native_precisions())[:1]]))
+
+    asked_for = None if given.precisions == "native" else given.precisions.split(",")
+    return [(name, each) for name in names for each in (able(name, asked_for) if asked_for else native(name))]
 
 
 def name_of(order: dict[str, Any]) -> str:

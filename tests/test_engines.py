@@ -265,10 +265,21 @@ def test_a_steps_terms_are_the_kept_pictures(engine, loop, rng):
     assert terms == better_terms
 
 
-@pytest.mark.parametrize(("flags", "chosen"), [({"avx2", "amx_bf16"}, "bfloat16"), ({"avx512_bf16"}, "float32")])
-def test_auto_precision_is_bfloat16_where_the_processor_has_a_matrix_unit(monkeypatch, flags, chosen):
+@pytest.mark.parametrize(
+    ("flags", "vendor", "chosen"),
+    [
+        ({"avx2", "avx512_bf16", "amx_bf16"}, "GenuineIntel", ("bfloat16",)),
+        ({"avx2", "avx512_bf16"}, "GenuineIntel", ("winograd", "float32")),
+        ({"avx2", "avx512_bf16"}, "AuthenticAMD", ("winograd", "bfloat16")),
+        ({"avx2"}, "AuthenticAMD", ("winograd", "float32")),
+        ((), "", ("float32",)),
+    ],
+)
+def test_auto_precision_is_bfloat16_where_the_processor_multiplies_it_faster(monkeypatch, flags, vendor, chosen):
+    """By a matrix unit, or by vector instructions if they are no slower."""
     monkeypatch.setattr(engines, "processor_flags", lambda: frozenset(flags))
-    assert engines.native_precision() == chosen
+    monkeypatch.setattr(engines, "processor_vendor", lambda: vendor)
+    assert engines.native_precisions() == chosen
 
 
 @pytest.mark.parametrize(
@@ -277,13 +288,14 @@ def test_auto_precision_is_bfloat16_where_the_processor_has_a_matrix_unit(monkey
     [((9, 0), "bfloat16"), ((8, 0), "bfloat16"), ((7, 5), "float16"), ((7, 0), "float16"), ((6, 1), "float32")],
 )
 def test_auto_precision_on_a_gpu_is_the_lowest_that_its_matrix_units_have(capability, chosen):
-    assert engines.native_precision(capability) == chosen
+    assert engines.native_precisions(capability) == (chosen,)
 
 
-def test_a_precision_is_what_was_asked_for_or_the_native_one_if_the_engine_has_it():
-    assert engines.precision_of("x", "auto", "float32", "bfloat16", auto="bfloat16") == "bfloat16"
-    assert engines.precision_of("x", "auto", "float32", "bfloat16", auto="float16") == "float32"
-    assert engines.precision_of("x", "auto", "float32", auto="bfloat16") == "float32"
+def test_a_precision_is_what_was_asked_for_or_the_fastest_that_the_engine_has():
+    assert engines.precision_of("x", "auto", "float32", "bfloat16", auto=("winograd", "bfloat16")) == "bfloat16"
+    assert engines.precision_of("x", "auto", "float32", "bfloat16", auto=("float16",)) == "float32"
+    assert engines.precision_of("x", "auto", "float32", auto=("bfloat16",)) == "float32"
+    assert engines.precision_of("x", "auto", "float32", "bfloat16") == "float32"
     assert engines.precision_of("x", "bfloat16", "float32", "bfloat16") == "bfloat16"
     with pytest.raises(EngineError, match="engine x computes in float32 or bfloat16, not in float16"):
         engines.precision_of("x", "float16", "float32", "bfloat16")

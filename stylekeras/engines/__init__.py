@@ -150,15 +150,16 @@ def gpu_driver() -> bool:
     return Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
 
 
-def precision_of(name: str, asked: str, *has: str, auto: str = "float32") -> str:
-    """The precision an engine works in: what was asked for; for "auto" `auto`, if it has that, otherwise its first.
+def precision_of(name: str, asked: str, *has: str, auto: Sequence[str] = ()) -> str:
+    """The precision an engine works in: what was asked for; for "auto" the first of `auto` that it has, otherwise its
+    first.
 
     Raises: EngineError if it does not have it.
     """
     if asked not in ("auto", *has):
         raise EngineError(f"engine {name} computes in {' or '.join(has)}, not in {asked}")
     if asked == "auto":
-        return auto if auto in has else has[0]
+        return next((each for each in auto if each in has), has[0])
     return asked
 
 
@@ -166,17 +167,18 @@ def precision_of(name: str, asked: str, *has: str, auto: str = "float32") -> str
 _NATIVE = (((8, 0), "bfloat16"), ((7, 0), "float16"))
 
 
-def native_precision(capability: tuple[int, int] | None = None) -> str:
-    """The fastest precision: what a GPU's matrix units compute in, by its compute capability, or of the processor.
+def native_precisions(capability: tuple[int, int] | None = None) -> tuple[str, ...]:
+    """The fastest precisions, not every engine has the first: what a GPU's matrix units compute in, by its compute
+    capability, or those of the processor.
 
-    Winograd's algorithm is faster than the processor's vector instructions for bfloat16 alone too, which are slower
-    than float32 on one kind of processor and twice as fast on another (benchmarks/README.md).
+    Winograd's algorithm is faster than vector instructions for bfloat16 (benchmarks/README.md).
     """
     if capability is not None:
-        return next((precision for least, precision in _NATIVE if tuple(capability) >= least), "float32")
+        return (next((precision for least, precision in _NATIVE if tuple(capability) >= least), "float32"),)
     if has_matrix_unit():
-        return "bfloat16"
-    return "winograd" if "avx2" in processor_flags() else "float32"
+        return ("bfloat16",)
+    found = ("winograd",) if "avx2" in processor_flags() else ()
+    return (*found, "bfloat16" if has_fast_bfloat16() else "float32")
 
 
 def devices_of(name: str, asked: int | None, kind: str, seen: Sequence[Any]) -> list[Any]:
@@ -209,19 +211,33 @@ def may_have(name: str, precision: str) -> bool:
 
 
 @functools.cache
-def processor_flags() -> frozenset[str]:
-    """What the processor can do, as Linux calls it; nothing where that cannot be known."""
+def _processor() -> dict[str, str]:
+    """What Linux says of the processor; nothing where that cannot be known."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return frozenset()
-    named = {key.strip(): flags for key, _, flags in (line.partition(":") for line in lines)}
-    return frozenset(named.get("flags", named.get("Features", "")).split())
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def processor_flags() -> frozenset[str]:
+    """What the processor can do, as Linux calls it; nothing where that cannot be known."""
+    return frozenset(_processor().get("flags", _processor().get("Features", "")).split())
+
+
+def processor_vendor() -> str:
+    """Who made it, as it says itself."""
+    return _processor().get("vendor_id", "")
 
 
 def multiplies_bfloat16() -> bool:
     """Whether the processor has instructions for bfloat16 that OpenVINO uses."""
     return not processor_flags().isdisjoint(("avx512_bf16", "amx_bf16"))
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the processor's vector instructions multiply bfloat16 faster than float32: AMD's do, Intel's do not."""
+    return "avx512_bf16" in processor_flags() and processor_vendor() == "AuthenticAMD"
 
 
 def has_matrix_unit() -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from stylekeras import loss_scaling, preprocessing, trees
-from stylekeras.engines import Loop, Objective, cores, devices_of, keras_on, native_precision, precision_of
+from stylekeras.engines import Loop, Objective, cores, devices_of, keras_on, native_precisions, precision_of
 from stylekeras.graphs import store
 from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
@@ -63,7 +63,7 @@ class Engine:
         # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.
         jax.config.update("jax_default_matmul_precision", "highest")
         # On a processor it is not known to be faster in bfloat16.
-        native = native_precision(_capability(jax.devices()[0])) if sees_gpu() else "float32"
+        native = native_precisions(_capability(jax.devices()[0])) if sees_gpu() else ()
         self.precision = precision_of(self.name, precision, "float32", "bfloat16", "float16", auto=native)
         self.ops: Any = keras.ops if self.precision == "float32" else _Narrow()
         chosen = devices_of(self.name, devices, "GPU" if sees_gpu() else "CPU", jax.devices())

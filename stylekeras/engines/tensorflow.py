@@ -17,7 +17,7 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from stylekeras import engines, loss_scaling, preprocessing, trees
-from stylekeras.engines import Objective, Taps, cores, devices_of, keras_on, native_precision, precision_of
+from stylekeras.engines import Objective, Taps, cores, devices_of, keras_on, native_precisions, precision_of
 from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
 
@@ -50,7 +50,7 @@ class Engine:
     def __init__(self, precision: str, devices: int | None = None) -> None:
         tf.config.experimental.enable_tensor_float_32_execution(False)
         gpus = tf.config.list_physical_devices("GPU")
-        native = native_precision(_capability(gpus[0]) if gpus else None)
+        native = native_precisions(_capability(gpus[0]) if gpus else None)
         self.precision = precision_of(self.name, precision, "float32", "bfloat16", "float16", auto=native)
         kind = "GPU" if gpus else "CPU"
         chosen = devices_of(self.name, devices, kind, tf.config.list_logical_devices(kind))

@@ -15,7 +15,7 @@ from stylekeras.engines import (
     cores,
     devices_of,
     multiplies_bfloat16,
-    native_precision,
+    native_precisions,
     precision_of,
 )
 from stylekeras.engines.openvino import layouts, low_precision
@@ -56,7 +56,7 @@ class Engine(GraphEngine):
         self._core = openvino.Core()
         # Without instructions for it, it would imitate it or compute in float32, and not say so.
         low = ("bfloat16",) if multiplies_bfloat16() else ()
-        self.precision = precision_of(self.name, precision, "float32", "winograd", *low, auto=native_precision())
+        self.precision = precision_of(self.name, precision, "float32", "winograd", *low, auto=native_precisions())
         self.footprint = _FOOTPRINTS.get(self.precision, _FOOTPRINTS["float32"])
         self.devices = len(devices_of(self.name, devices, "device", [None]))
         self.device = f"CPU ({cores()} cores)"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from stylekeras import loss_scaling, preprocessing, trees
-from stylekeras.engines import Loop, Objective, Taps, cores, devices_of, native_precision, precision_of
+from stylekeras.engines import Loop, Objective, Taps, cores, devices_of, native_precisions, precision_of
 from stylekeras.engines.torch import ops, vgg
 from stylekeras.layout import Footprint
 from stylekeras.weights import Weights
@@ -40,10 +40,10 @@ class Engine:
         # Gram matrices, losses and L-BFGS need what float32 promises, on GPUs too.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        native = native_precision()
+        native = native_precisions()
         if sees_gpu():
             # AMD's GPUs have numbers of their own.
-            native = native_precision((0, 0) if torch.version.hip else torch.cuda.get_device_capability())
+            native = native_precisions((0, 0) if torch.version.hip else torch.cuda.get_device_capability())
         self.precision = precision_of(self.name, precision, "float32", "bfloat16", "float16", auto=native)
         self.ops: Any = ops if self.precision == "float32" else ops.Narrow()
         self.devices = len(devices_of(self.name, devices, "device", [None]))

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,14 +89,10 @@ def machine() -> dict[str, Any]:
     """What it ran on."""
     from stylekeras import engines
 
-    processor = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-        processor = {key.strip(): value.strip() for key, value in lines.items()}.get("model name", processor)
     wide = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in engines.processor_flags()]
     cores = engines.cores()
     key = f"{cores}-core-{wide[-1] if wide else 'cpu'}"
-    return {"processor": processor, "cores": cores, "features": wide, "key": key}
+    return {"processor": engines.processor_name(), "cores": cores, "features": wide, "key": key}
 
 
 def keep(report: dict[str, Any], name: str, output: str | None) -> None:

@@ -71,7 +71,7 @@ def examine() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
-            "processor": _processor(),
+            "processor": engines.processor_name(),
             "cores": engines.cores(),
             "memory_bytes": _memory(),
             "bfloat16": _native_bfloat16(),
@@ -193,13 +193,6 @@ def _memory() -> int | None:
         return None
     limit = _read("/sys/fs/cgroup/memory.max").strip()
     return min(total, int(limit)) if limit.isdecimal() else total
-
-
-def _processor() -> str:
-    for line in _read("/proc/cpuinfo").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
 
 
 def _native_bfloat16() -> bool | None:

@@ -5,8 +5,6 @@ Where it lives: a PNG's iTXt chunk "stylekeras", a TIFF's ImageDescription, a JP
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -19,6 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 from PIL import Image
 
+from stylekeras.engines import processor_name
 from stylekeras.errors import RequestError
 
 # The PNG text chunk's keyword, and the key that tells our JSON from another program's.
@@ -55,7 +54,7 @@ def build(
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in ("numpy", "pillow", "keras", "tensorflow")},
-            "processor": _processor(),
+            "processor": processor_name(),
         },
     }
     plain: dict[str, Any] = json.loads(dumps(recipe))
@@ -149,17 +148,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-@functools.cache
-def _processor() -> str:
-    """The processor's name."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            key, _, name = line.partition(":")
-            if key.strip() == "model name":
-                return name.strip()
-    return platform.processor() or platform.machine()
 
 
 def _plain(value: Any) -> Any:

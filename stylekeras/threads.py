@@ -55,6 +55,13 @@ class Threads:
         for each in others:
             each.result()
 
+    def share_evenly(self, work: Callable[[int, int], None], count: int, *, each: int = 1) -> None:
+        """Do all of `count`, from a first one to before a last one at a time: `each` shares a thread, as even as can
+        be."""
+        shares = min(count, self.count * each)
+        bounds = [count * i // shares for i in range(shares + 1)] if count else [0]
+        self.share(lambda i: work(bounds[i], bounds[i + 1]), range(len(bounds) - 1))
+
 
 def undisturbed(function: Callable[..., T], *given: Any) -> T:
     """Call it in another thread than this, which may be the main one: there, a signal would raise its exception in the

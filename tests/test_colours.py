@@ -2,13 +2,10 @@
 
 import numpy as np
 import pytest
+from machine_code import SHAPES
 
 from stylekeras.native.colours import FromPlanes, ToPlanes, least_across
-from stylekeras.native.writer import Shape
 from stylekeras.threads import Threads
-
-# Whatever the processor: shapes that it has no registers for are compiled to several instructions each.
-SHAPES = {"of this processor": None, "AVX512": Shape(16, 6, 64), "AVX": Shape(8, 6, 16), "NEON": Shape(4, 6, 16)}
 
 
 def convolved(picture, weights):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import openvino
 import pytest
+from machine_code import needed
 from openvino import opset13, opset16, passes
 
 import stylekeras as sk
@@ -207,16 +208,6 @@ def test_a_product_that_is_no_gram_matrix_is_none():
         assert low_precision.narrow(model, gram) == 0
 
 
-def _used(model):
-    """The kinds of nodes that a result of a model needs."""
-    waiting, seen = [result.get_node() for result in model.outputs], {}
-    while waiting:
-        node = waiting.pop()
-        if seen.setdefault(node.get_friendly_name(), node) is node:
-            waiting += [each.get_node() for each in node.input_values()]
-    return {node.get_type_name() for node in seen.values()}
-
-
 @pytest.fixture
 def imitating(monkeypatch):
     """An engine that computes in bfloat16 by the code for matrix units, imitated; what it rewrote. OpenVINO's own
@@ -234,7 +225,7 @@ def imitating(monkeypatch):
 
         def counted(model, *given, name=name, function=function):
             done.setdefault(name, []).append(function(model, *given))
-            done["left"] = _used(model)
+            done["left"] = {node.get_type_name() for node in needed(model)}
 
         monkeypatch.setattr(module, function.__name__, counted)
     machines._built.cache_clear()

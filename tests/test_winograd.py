@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import openvino
 import pytest
+from machine_code import SHAPES, needed
 from onnx import TensorProto, helper, numpy_helper
 from openvino import opset13, passes
 
@@ -17,7 +18,6 @@ from stylekeras.engines import openvino as engine
 from stylekeras.graphs import channels_last, gradient
 from stylekeras.native import convolution, convolution_code, winograd
 from stylekeras.native.convolution import Convolver
-from stylekeras.native.writer import Shape
 from stylekeras.threads import Threads
 
 
@@ -50,15 +50,6 @@ def test_a_tile_is_the_convolution_of_its_window(rng):
 
 
 # --- machine code ---------------------------------------------------------------------------------------------------
-
-# Whatever the processor: shapes that it has no registers for are compiled to several instructions each.
-SHAPES = {
-    "of this processor": None,
-    "AVX512": Shape(16, 6, 64),
-    "AVX": Shape(8, 6, 16),
-    "NEON": Shape(4, 6, 16),
-    "other": Shape(4, 4, 8),
-}
 
 
 def _convolver(threads=2, shape=None, monkeypatch=None):
@@ -223,7 +214,8 @@ def _network(weights, *, pads, pooling, tail=(), image=(1, 3, "h", "w")):
 
 
 def _run(model, image, *, rewritten, left=None):
-    """The outputs by name, and how many convolutions were rewritten; the kinds of nodes that are left go to `left`."""
+    """The outputs by name, and how many convolutions were rewritten; the kinds of nodes that results need, and of how
+    many dimensions they are, go to `left`."""
     core = openvino.Core()
     graph = core.read_model(model.SerializeToString())
     graph.reshape({"image": list(image.shape)})
@@ -235,19 +227,9 @@ def _run(model, image, *, rewritten, left=None):
         nodes = engine.Nodes(engine.Native(2))
         count = channels_last.rewrite(graph, opset13, engine.FloatLayers(nodes))
         if left is not None:
-            left.update(_needed(graph))
+            left.update((node.get_type_name(), len(node.get_output_partial_shape(0))) for node in needed(graph))
     found = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})({"image": image})
     return {name: np.array(value) for output, value in found.items() for name in output.names}, count
-
-
-def _needed(graph):
-    """The kinds of nodes that a result needs, and of how many dimensions they are."""
-    waiting, seen = [result.get_node() for result in graph.outputs], {}
-    while waiting:
-        node = waiting.pop()
-        if seen.setdefault(node.get_friendly_name(), node) is node:
-            waiting += [each.get_node() for each in node.input_values()]
-    return {(node.get_type_name(), len(node.get_output_partial_shape(0))) for node in seen.values()}
 
 
 def _kernels(rng, *channels):

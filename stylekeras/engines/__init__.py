@@ -27,6 +27,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -228,6 +229,11 @@ def processor_flags() -> frozenset[str]:
 def processor_vendor() -> str:
     """Who made it, as it says itself."""
     return _processor().get("vendor_id", "")
+
+
+def processor_name() -> str:
+    """What it is called; at least what kind it is."""
+    return _processor().get("model name", "") or platform.processor() or platform.machine()
 
 
 def multiplies_bfloat16() -> bool:

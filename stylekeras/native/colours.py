@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from stylekeras.native import colours_code, writer
@@ -50,7 +48,7 @@ class FromPlanes:
             places = np.array((*sizes, first, last), np.int64)
             self._run(given[0], kernels, bias, self._floor, given[1], places.ctypes.data)
 
-        _share(self._threads, run, down)
+        self._threads.share_evenly(run, down, each=_SHARES)
 
 
 class ToPlanes:
@@ -86,15 +84,9 @@ class ToPlanes:
             places = np.array((*sizes, first, last), np.int64)
             self._run(given[0], kernels, given[1], places.ctypes.data)
 
-        _share(self._threads, run, down)
+        self._threads.share_evenly(run, down, each=_SHARES)
 
 
 def least_across(shape: Shape | None = None) -> int:
     """How many positions a row of features has at least."""
     return (shape or writer.shape()).rows
-
-
-def _share(threads: Threads, run: Callable[[int, int], None], rows: int) -> None:
-    count = min(rows, threads.count * _SHARES)
-    bounds = [rows * i // count for i in range(count + 1)] if rows else [0]
-    threads.share(lambda i: run(bounds[i], bounds[i + 1]), range(len(bounds) - 1))

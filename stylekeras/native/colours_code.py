@@ -64,11 +64,6 @@ def planes(count: int, shape: Shape | None = None) -> Callable[..., None]:
     return writer.compiled(module, "run", *[ctypes.c_void_p] * 4)
 
 
-def _told(f: Function, names: tuple[str, ...]) -> dict[str, Any]:
-    places = (f.write.gep(f.given["places"], [INT(i)], source_etype=INT) for i in range(len(names)))
-    return {name: f.write.load(place, typ=INT) for name, place in zip(names, places, strict=True)}
-
-
 def _write_group(module: ir.Module, shape: Shape) -> Any:
     """A panel of channels of `shape.rows` positions, of which at most `left` channels are wanted."""
     kinds = {"planes": POINTER, "kernel": POINTER, "bias": POINTER, "floor": FLOAT, "result": POINTER}
@@ -92,9 +87,7 @@ def _write_group(module: ir.Module, shape: Shape) -> Any:
     for column in columns:
         with write.if_then(f.all((given["left"], ">", column))):
             for row in range(shape.rows):
-                value = f.read(sums[row, column])
-                # What is not a number stays that.
-                value = write.select(write.fcmp_ordered("<", value, floor), floor, value)
+                value = f.at_least(f.read(sums[row, column]), floor)
                 f.store(value, given["result"], f.total(f.times(row, given["channels"]), column))
     write.ret_void()
     return f.function
@@ -103,7 +96,7 @@ def _write_group(module: ir.Module, shape: Shape) -> Any:
 def _write_features(module: ir.Module, shape: Shape, group: Any) -> None:
     kinds = {"planes": POINTER, "kernels": POINTER, "bias": POINTER, "floor": FLOAT, "result": POINTER}
     f = Function(module, shape, "run", kinds | {"places": POINTER})
-    given, write, at = f.given, f.write, _told(f, FEATURES)
+    given, write, at = f.given, f.write, f.told(f.given["places"], FEATURES)
     sizes = [at["across_planes"], at["plane"], at["planes"], at["channels"]]
     with f.loop(write.sub(at["last"], at["first"])) as down, f.loop(at["across"], shape.rows) as start:
         row = f.total(at["first"], down)
@@ -155,7 +148,7 @@ def _write_sums(module: ir.Module, shape: Shape, count: int, some: int) -> Any:
 def _write_planes(module: ir.Module, shape: Shape, count: int, several: Any, some: int, one: Any) -> None:
     kinds = dict.fromkeys(("features", "kernels", "result", "places"), POINTER)
     f = Function(module, shape, "run", kinds)
-    given, write, at = f.given, f.write, _told(f, PLANES)
+    given, write, at = f.given, f.write, f.told(f.given["places"], PLANES)
     down, plane = f.times(at["width"], at["channels"]), f.times(at["height_out"], at["width_out"])
 
     # Positions all of whose neighbours are columns of the features.

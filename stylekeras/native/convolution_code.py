@@ -108,14 +108,9 @@ def _write_window(module: ir.Module, shape: Shape) -> Any:
     return f.function
 
 
-def _floored(f: Function, value: Any, floor: Any) -> Any:
-    # What is not a number stays that.
-    return f.write.select(f.write.fcmp_ordered("<", value, floor), floor, value)
-
-
 def _masked(f: Function, value: Any, floor: Any, added: Any, mask: Any) -> Any:
     nothing = f.constant(0)
-    value = _floored(f, f.write.fadd(value, added), floor)
+    value = f.at_least(f.write.fadd(value, added), floor)
     return f.write.select(f.write.fcmp_ordered(">", mask, nothing), value, nothing)
 
 
@@ -147,7 +142,7 @@ def _write_result(module: ir.Module, shape: Shape, *, masked: bool) -> Any:
                     added = f.load(given["added"], place(channel, i, j, "added_"))
                     value = _masked(f, value, floor, added, f.load(given["mask"], at))
                 else:
-                    value = _floored(f, value, floor)
+                    value = f.at_least(value, floor)
                 f.store(value, given["result"], at)
     write.ret_void()
     return f.function
@@ -203,8 +198,7 @@ def _write_run(module: ir.Module, shape: Shape, window: Any, product: Any, resul
     kinds |= dict.fromkeys(("added", "mask", "result", "windows", "products", "scratch", "places"), POINTER)
     f = Function(module, shape, "run", kinds)
     given, write = f.given, f.write
-    places = (write.gep(given["places"], [INT(i)], source_etype=INT) for i in range(len(PLACES)))
-    at = {name: write.load(place, typ=INT) for name, place in zip(PLACES, places, strict=True)}
+    at = f.told(given["places"], PLACES)
     channels, made = at["channels"], at["made"]
     apart, apart_out = (f.total(f.times(at["block"], each), APART) for each in (channels, made))
     mask = _write_mask(module, shape)

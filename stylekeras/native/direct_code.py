@@ -104,7 +104,7 @@ def _write_run(module: ir.Module, fill: Any, *, imitated: bool) -> None:
     kinds = {name: FLOAT if name == "floor" else POINTER for name in names}
     f = TileFunction(module, "run", kinds, imitated=imitated)
     given, write = f.given, f.write
-    told = {name: write.load(f.byte(given["places"], INT(8 * i)), align=8, typ=INT) for i, name in enumerate(PLACES)}
+    told = f.told(given["places"], PLACES)
     groups = write.sdiv(f.total(told["channels"], GROUP - 1), INT(GROUP))
     _lay_out(f, fill, told, groups)
     sums, narrow = f.memory(STEP * 2 * BYTES), f.memory(BYTES)
@@ -112,7 +112,7 @@ def _write_run(module: ir.Module, fill: Any, *, imitated: bool) -> None:
     with f.laid_out(), f.loop(write.sub(told["last"], told["first"])) as number:
         out = f.total(told["first"], number)
         kernel = f.byte(given["kernels"], f.times(out, groups, SIDE * SIDE * 2 * TILE))
-        some = _at_most(f, GROUP, write.sub(told["channels_out"], f.times(out, GROUP)))
+        some = f.least(write.sub(told["channels_out"], f.times(out, GROUP)), INT(GROUP))
         bias = [f.load(given["bias"], f.total(f.times(out, GROUP), i * ROWS)) for i in range(2)]
         with f.loop(told["positions"], STEP) as position:
             for i in _SUMS:
@@ -159,8 +159,7 @@ def _finish(f: TileFunction, given: _Finish, *, imitated: bool) -> None:
                 at = f.total(start, half * 2 * ROWS)
                 value = write.fadd(f.load(given.sums, f.total(f.times(i, 2 * ROWS), half * ROWS)), given.bias[half])
                 value = _if(f, there["added"], value, partial(_plus, f, at))
-                # What is not a number stays that.
-                value = write.select(write.fcmp_ordered("<", value, given.floor), given.floor, value)
+                value = f.at_least(value, given.floor)
                 value = _if(f, there["mask"], value, partial(_masked, f, at))
                 write.store(_rounded(f, value, imitated=imitated), f.byte(place, INT(half * 2 * ROWS)), align=2)
             with write.if_then(write.not_(whole)):
@@ -217,9 +216,5 @@ def _lay_out(f: TileFunction, fill: Any, told: dict[str, Any], groups: Any) -> N
             place = f.total(f.times(group, told["apart"]), f.times(row, told["columns"]))
             to = f.byte(f.given["scratch"], f.times(place, BYTES))
             source = f.byte(start, f.times(group, 2 * GROUP))
-            some = _at_most(f, GROUP, write.sub(told["channels"], f.times(group, GROUP)))
+            some = f.least(write.sub(told["channels"], f.times(group, GROUP)), INT(GROUP))
             write.call(fill, [source, to, inside, told["width"], apart, told["left"], told["columns"], some])
-
-
-def _at_most(f: TileFunction, most: int, number: Any) -> Any:
-    return f.write.select(f.write.icmp_signed("<", number, INT(most)), number, INT(most))

@@ -49,7 +49,7 @@ class Pool:
             given = (_at(features[wide]), _at(gradient[first:last]), _at(result[wide]))
             self._code.winners(*given, least, last - first, *gradient.shape[1:], features.strides[0])
 
-        self._share(run, len(gradient))
+        self._threads.share_evenly(run, len(gradient))
 
     def repeated(self, gradient: np.ndarray, result: np.ndarray) -> None:
         """Each position four times, (2 h', 2 w', c)."""
@@ -59,7 +59,7 @@ class Pool:
             given = (_at(gradient[first:last]), _at(result[2 * first : 2 * last]))
             self._code.repeated(*given, last - first, *gradient.shape[1:], 0)
 
-        self._share(run, len(gradient))
+        self._threads.share_evenly(run, len(gradient))
 
     def _pool(self, code: Callable[..., None], features: np.ndarray, result: np.ndarray) -> None:
         self._check(features, result)
@@ -68,12 +68,7 @@ class Pool:
             given = (_at(features[2 * first : 2 * last]), _at(result[first:last]))
             code(*given, last - first, *result.shape[1:], features.strides[0])
 
-        self._share(run, len(result))
-
-    def _share(self, run: Callable[[int, int], None], rows: int) -> None:
-        count = min(rows, self._threads.count)
-        bounds = [rows * i // count for i in range(count + 1)] if rows else [0]
-        self._threads.share(lambda i: run(bounds[i], bounds[i + 1]), range(len(bounds) - 1))
+        self._threads.share_evenly(run, len(result))
 
     def _check(self, features: np.ndarray, pooled: np.ndarray) -> None:
         height, width, channels = features.shape

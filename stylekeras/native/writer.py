@@ -117,6 +117,11 @@ class Function:
         """The larger of two integers."""
         return self.write.select(self.write.icmp_signed(">", one, other), one, other)
 
+    def told(self, address: Any, names: Sequence[str]) -> dict[str, Any]:
+        """64 bit integers that lie one after the other."""
+        places = ((name, self.byte(address, INT(8 * i))) for i, name in enumerate(names))
+        return {name: self.write.load(place, align=8, typ=INT) for name, place in places}
+
     def at(self, address: Any, index: Any) -> Any:
         """The address of a number further on."""
         return self.write.gep(address, [index], source_etype=FLOAT)
@@ -168,6 +173,10 @@ class Function:
         wide = ir.VectorType(WORD, bits.type.count)
         found = self.write.shl(self.write.zext(bits, wide), ir.Constant(wide, [16] * wide.count))
         return self.write.bitcast(found, ir.VectorType(FLOAT, wide.count))
+
+    def at_least(self, vector: Any, floor: Any) -> Any:
+        """The larger of two vectors; what is not a number in the first stays that."""
+        return self.write.select(self.write.fcmp_ordered("<", vector, floor), floor, vector)
 
     def across(self, vector: Any) -> Any:
         """The sum of a vector's numbers: that of its halves, of theirs, and so on."""

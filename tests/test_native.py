@@ -22,6 +22,7 @@ from stylekeras import machines
 from stylekeras.engines import openvino as engine
 from stylekeras.graphs.builder import Builder
 from stylekeras.graphs.trace import Ops
+from stylekeras.native import roots
 from stylekeras.native.blas import alone
 from stylekeras.native.memory import aligned
 from stylekeras.style_losses import wasserstein
@@ -161,7 +162,7 @@ def _narrow(*arrays):
 @pytest.mark.parametrize("size", [2, 5, 64, 256])
 def test_eigenvectors_give_the_distance(rng, size):
     covariance, basis, values = _problem(rng, size)
-    exact, derivative = wasserstein.ALONE["distance"](covariance, basis, values)
+    exact, derivative = wasserstein.ALONE["distance"](roots, covariance, basis, values)
     carries = np.eye(size) - derivative
     target = (basis * values) @ basis.T
     np.testing.assert_allclose(carries @ covariance @ carries, target, atol=1e-9 * values.max())
@@ -170,7 +171,7 @@ def test_eigenvectors_give_the_distance(rng, size):
     both = np.sqrt(np.linalg.eigvalsh(root @ covariance @ root)).sum()
     assert exact == pytest.approx(np.trace(covariance) + values.sum() - 2 * both, rel=1e-9)
     problem = _narrow(covariance, basis, values)
-    for found, slope in (wasserstein.ALONE["distance"](*problem), wasserstein.distance(np, *problem)):
+    for found, slope in (wasserstein.ALONE["distance"](roots, *problem), wasserstein.distance(np, *problem)):
         assert found == pytest.approx(exact, rel=1e-5)
         assert np.linalg.norm(slope - derivative) < 1e-3 * np.linalg.norm(derivative)
 
@@ -178,7 +179,7 @@ def test_eigenvectors_give_the_distance(rng, size):
 def test_what_is_not_finite_has_no_distance(rng):
     covariance, basis, values = _narrow(*_problem(rng, 8))
     covariance[2, 3] = covariance[3, 2] = np.inf
-    found, slope = wasserstein.ALONE["distance"](covariance, basis, values)
+    found, slope = wasserstein.ALONE["distance"](roots, covariance, basis, values)
     assert np.isnan(found)
     assert np.isnan(slope).all()
 
@@ -186,7 +187,7 @@ def test_what_is_not_finite_has_no_distance(rng):
 def test_rounding_that_leaves_less_than_nothing_gives_a_number(rng):
     covariance, basis, values = _narrow(*_problem(rng, 8))
     covariance -= np.float32(1.1 * np.linalg.eigvalsh(covariance)[0]) * np.eye(8, dtype=np.float32)
-    found, slope = wasserstein.ALONE["distance"](covariance, basis, values)
+    found, slope = wasserstein.ALONE["distance"](roots, covariance, basis, values)
     assert np.isfinite(found)
     assert np.isfinite(slope).all()
 

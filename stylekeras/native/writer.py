@@ -13,7 +13,7 @@ import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 
-FLOAT, INT, POINTER = ir.FloatType(), ir.IntType(64), ir.PointerType()
+FLOAT, DOUBLE, INT, POINTER = ir.FloatType(), ir.DoubleType(), ir.IntType(64), ir.PointerType()
 BYTE, HALF, WORD = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _INDEX = WORD
 
@@ -58,9 +58,10 @@ def compiled(module: ir.Module, name: str, *kinds: Any) -> Callable[..., None]:
 
 
 class Function:
-    """A function that is being written; its parameters by name in `given`."""
+    """A function that is being written; its parameters by name in `given`. Its numbers are of one `kind`, FLOAT or
+    DOUBLE, `width` to a vector."""
 
-    def __init__(self, module: ir.Module, shape: Shape, name: str, given: Mapping[str, Any]) -> None:
+    def __init__(self, module: ir.Module, shape: Shape, name: str, given: Mapping[str, Any], kind: Any = FLOAT) -> None:
         self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), list(given.values())), name)
         # Written once, wherever it is called: what it does takes long, and so does compiling it.
         self.function.attributes.add("noinline")
@@ -68,8 +69,9 @@ class Function:
         for each in self.function.args:
             if each.type == POINTER:
                 each.add_attribute("noalias")
-        self.width = shape.width
-        self.vector = ir.VectorType(FLOAT, shape.width)
+        self.kind, self._size = (kind, 4) if kind == FLOAT else (kind, 8)
+        self.width = shape.width * 4 // self._size
+        self.vector = ir.VectorType(kind, self.width)
         self._entry = ir.IRBuilder(self.function.append_basic_block())
         body = self.function.append_basic_block()
         self._entry.branch(body)
@@ -124,7 +126,7 @@ class Function:
 
     def at(self, address: Any, index: Any) -> Any:
         """The address of a number further on."""
-        return self.write.gep(address, [index], source_etype=FLOAT)
+        return self.write.gep(address, [index], source_etype=self.kind)
 
     def byte(self, address: Any, index: Any) -> Any:
         """The address that many bytes further on."""
@@ -132,11 +134,11 @@ class Function:
 
     def load(self, address: Any, index: Any, kind: Any = None) -> Any:
         """A vector; or a number, if that is its kind."""
-        return self.write.load(self.at(address, index), align=4, typ=kind or self.vector)
+        return self.write.load(self.at(address, index), align=self._size, typ=kind or self.vector)
 
     def store(self, vector: Any, address: Any, index: Any) -> None:
         """Into memory, from there on."""
-        self.write.store(vector, self.at(address, index), align=4)
+        self.write.store(vector, self.at(address, index), align=self._size)
 
     def copy(self, source: Any, target: Any, count: Any) -> None:
         """So many numbers; zeros if there is no source."""
@@ -145,7 +147,8 @@ class Function:
 
     def constant(self, number: float) -> Any:
         """A vector of that number."""
-        return ir.Constant(self.vector, [float(np.float32(number))] * self.width)
+        number = float(np.float32(number)) if self.kind == FLOAT else float(number)
+        return ir.Constant(self.vector, [number] * self.width)
 
     def spread(self, number: Any) -> Any:
         """A vector of a number that is known when the code runs."""
@@ -189,7 +192,7 @@ class Function:
 
     def plus_product(self, vector: Any, one: Any, other: Any) -> Any:
         """`vector` + `one` `other`: in one instruction where there is one."""
-        module, name = self.function.module, f"llvm.fmuladd.v{self.width}f32"
+        module, name = self.function.module, f"llvm.fmuladd.v{self.width}f{8 * self._size}"
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         known = module.globals.get(name) or ir.Function(module, kind, name)
         return self.write.call(known, [one, other, vector])

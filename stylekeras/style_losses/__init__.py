@@ -22,7 +22,8 @@ One that keeps much in memory while it measures says how much: `ACTIVATIONS`, nu
 
 A function of matrices alone that takes much of a step, `function(ops, *arrays) -> arrays`, is called by way of
 `ops.apart` where there is that: a graph then has marks where it begins and ends. `ALONE` has for its name what does the
-same on NumPy arrays, without `ops`, in one thread: processors of few cores are faster so.
+same on NumPy arrays, `function(algebra, *arrays)`, in one thread: processors of few cores are faster so. `algebra` has
+the functions of `stylekeras.native.roots`.
 
 `ops` is a namespace with NumPy's names (`keras.ops` in most engines). `frame`, `target`, `between` and `scale` are
 called once for a picture, not at every step, and get and return NumPy arrays in float64, so every engine has the same.

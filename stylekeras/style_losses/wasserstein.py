@@ -17,7 +17,7 @@ that carries the picture's Gaussian to the style's, P S' P = T', is the geometri
     tr(S') + tr(T') - 2 tr((R S' R)^(1/2)) = tr(D S' D)          its derivative in S = D
 
 without the cancellation on the left, and P comes from matrix products alone (`transport`), in float32, on any device;
-or from eigenvectors, where that is faster (`ALONE`).
+or from a tridiagonal matrix, where that is faster (`ALONE`).
 """
 
 from __future__ import annotations
@@ -115,23 +115,21 @@ def distance(ops: Any, covariance: Any, basis: Any, values: Any) -> tuple[Any, A
     return spread, ops.matmul(basis, ops.matmul(rest, ops.transpose(basis)))
 
 
-def _exact_distance(covariance: np.ndarray, basis: np.ndarray, values: np.ndarray) -> tuple[Any, np.ndarray]:
-    """`distance` by eigenvectors. What is not finite has none.
+def _exact_distance(
+    algebra: Any, covariance: np.ndarray, basis: np.ndarray, values: np.ndarray
+) -> tuple[Any, np.ndarray]:
+    """`distance` by another formula. What is not finite has none.
 
-    With R = Q v^(1/2), v the `values` and Q the `basis`, P = R (R^T S R)^(-1/2) R^T. The eigenvectors are found in
-    float64, since the eigenvalues span the square of what those of S and T do.
+    With R = Q v^(1/2), v the `values` and Q the `basis`, P = R (R^T S R)^(-1/2) R^T. The eigenvalues of what is within
+    span the square of what those of S and T do: its root is one for float64.
     """
     root = basis * np.sqrt(values)
     with np.errstate(all="ignore"):
-        middle = root.T @ covariance @ root
+        middle = algebra.symmetric_product(root, covariance @ root)
     if not np.isfinite(middle).all():
         return np.nan, np.full(middle.shape, np.nan)
-    found, vectors = np.linalg.eigh(np.asarray(middle, np.float64))
-    # Rounding of the covariance may leave less than nothing: as little as float32 tells from it.
-    least = np.finfo(np.float32).eps ** 2 * found[-1]
     with np.errstate(all="ignore"):  # a trial of huge numbers is rejected
-        half = root @ np.asarray(vectors / np.maximum(found, least) ** 0.25, root.dtype)
-        rest = np.eye(len(root), dtype=root.dtype) - half @ half.T
+        rest = np.eye(len(root), dtype=root.dtype) - algebra.around_inverse_root(root, middle)
         return np.sum((rest @ covariance) * rest), rest
 
 

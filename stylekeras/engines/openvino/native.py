@@ -112,7 +112,9 @@ class Nodes:
         for name in named:
             found = re.fullmatch(rf"({APART}(\w+)\.(\w+?)(_\d+)?/){RESULT}0", name)
             if found:
-                function = style_losses.load(found[2]).ALONE[found[3]]
+                from stylekeras.native import roots
+
+                function = functools.partial(style_losses.load(found[2]).ALONE[found[3]], roots)
                 parts.append(_Part(function, _numbered(named, found[1]), _numbered(named, found[1] + RESULT)))
         while parts:
             # Nothing goes in a circle: one of them at least needs none of the others.

@@ -12,14 +12,13 @@ have their channels last, the picture's planes lie one after the other:
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 
 from stylekeras.native import writer
-from stylekeras.native.writer import FLOAT, INT, POINTER, Function, Shape
+from stylekeras.native.writer import FLOAT, INT, POINTER, Function, Shape, once
 
 SIDE = 3
 # What a run is told, in this order. Of features: positions of the planes' rows and altogether, those of the result's
@@ -34,7 +33,7 @@ def positions(shape: Shape, planes: int) -> int:
     return max(1, min(8, shape.rows * shape.panel // shape.width // planes))
 
 
-@functools.cache
+@once
 def features(shape: Shape | None = None) -> Callable[..., None]:
     """`run(planes, kernels, bias, floor, result, places)`: addresses of float32, a number as the floor, and the address
     of 64 bit integers, `FEATURES`.
@@ -49,7 +48,7 @@ def features(shape: Shape | None = None) -> Callable[..., None]:
     return writer.compiled(module, "run", *kinds)
 
 
-@functools.cache
+@once
 def planes(count: int, shape: Shape | None = None) -> Callable[..., None]:
     """`run(features, kernels, result, places)`: addresses of float32 and of 64 bit integers, `PLANES`.
 

@@ -17,7 +17,6 @@ one channel gives to all of them (Goto and van de Geijn, "Anatomy of High-Perfor
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from llvmlite import ir
 
 from stylekeras.native import writer
 from stylekeras.native.winograd import INPUT, OUTPUT, TILE, WINDOW
-from stylekeras.native.writer import FLOAT, INT, POINTER, Function, Shape
+from stylekeras.native.writer import FLOAT, INT, POINTER, Function, Shape, once
 
 # What a run is told, in this order: the sizes of picture and result; rows and columns of zeros before the picture; the
 # tiles in a row; the first tile, the one after the last, and how many are done at a time; how many of the channels out
@@ -54,7 +53,7 @@ class Code(NamedTuple):
     shape: Shape
 
 
-@functools.cache
+@once
 def compiled(shape: Shape | None = None) -> Code:
     """The code for this processor, compiled when it is first asked for; another `shape` than its own is for tests."""
     shape = shape or writer.shape()

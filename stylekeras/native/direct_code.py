@@ -14,7 +14,6 @@ few of them are wasted however narrow a picture is. Four tiles hold sums, and tw
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from llvmlite import ir
 
 from stylekeras.native import writer
 from stylekeras.native.tiles import BYTES, DEPTH, ROWS, TILE, TileFunction
-from stylekeras.native.writer import FLOAT, HALF, INT, POINTER, WORD
+from stylekeras.native.writer import FLOAT, HALF, INT, POINTER, WORD, once
 
 # Channels at a time, in and out, and positions.
 GROUP = DEPTH
@@ -55,7 +54,7 @@ class _Rounded(ir.types.Type):  # type: ignore[misc]
         return hash(_Rounded)
 
 
-@functools.cache
+@once
 def compiled(*, imitated: bool = False) -> Callable[..., None]:
     """`run(picture, kernels, bias, floor, added, mask, result, scratch, offsets, places)`: addresses, a float32 and,
     for `PLACES`, the address of 64 bit integers.

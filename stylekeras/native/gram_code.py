@@ -12,7 +12,6 @@ This Gram matrix is no less exact than that of float32's products. It is made ab
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ from llvmlite import ir
 
 from stylekeras.native import writer
 from stylekeras.native.tiles import BYTES, DEPTH, ROWS, TILE, TileFunction
-from stylekeras.native.writer import HALF, INT, POINTER, WORD
+from stylekeras.native.writer import HALF, INT, POINTER, WORD, once
 
 # Channels at a time, of either factor: four tiles of sums and two of each factor are all that there are.
 STEP = 2 * ROWS
@@ -28,7 +27,7 @@ _SUMS = ((0, 0), (0, 1), (1, 0), (1, 1))
 _ROW = ir.VectorType(WORD, ROWS)
 
 
-@functools.cache
+@once
 def compiled(*, imitated: bool = False) -> Callable[..., None]:
     """`run(features, groups, channels, sums, left, right, chunk)`: addresses and 64 bit integers.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from stylekeras.native.writer import FLOAT, INT, POINTER, Function, Shape
+from stylekeras.native.writer import FLOAT, INT, POINTER, Function, Shape, once
 from stylekeras.native.writer import compiled as machine_code
 from stylekeras.native.writer import shape as this_shape
 
@@ -34,7 +33,7 @@ class Code(NamedTuple):
     sums: Callable[..., None]
 
 
-@functools.cache
+@once
 def compiled(shape: Shape | None = None) -> Code:
     """For this processor; another `shape` than its own is for tests."""
     word, address = ctypes.c_int64, ctypes.c_void_p

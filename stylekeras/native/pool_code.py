@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from llvmlite import ir
 
 from stylekeras.native import writer
-from stylekeras.native.writer import FLOAT, HALF, INT, POINTER, Function
+from stylekeras.native.writer import FLOAT, HALF, INT, POINTER, Function, once
 
 # Of the parameters of functions.
 _C = {"ptr": ctypes.c_void_p, "float": ctypes.c_float, "i64": ctypes.c_int64}
@@ -111,7 +110,7 @@ class Code:
         return f.write.load(f.byte(f.given[name], place), align=self.size, typ=self._kind)
 
 
-@functools.cache
+@once
 def compiled(size: int) -> Code:
     """The code for this processor, compiled when it is first asked for."""
     return Code(size)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from stylekeras.native.writer import DOUBLE, FLOAT, INT, POINTER, Function, Shape
+from stylekeras.native.writer import DOUBLE, FLOAT, INT, POINTER, Function, Shape, once
 from stylekeras.native.writer import compiled as machine_code
 from stylekeras.native.writer import shape as this_shape
 
@@ -30,14 +29,15 @@ class Code(NamedTuple):
     invert(diagonal, beside, shifts, weights, work, result, least, count, size, poles): the lower half, in zeros (count,
         size) of float32, of the sum of weight (T + shift I)^(-1), T the tridiagonal matrix of those numbers; for poles,
         a multiple of 8, so many shifts and weights. `work` has room for (2 count + size) poles. `least` (poles,): the
-        smallest pivots. Where one is not above 0, T + shift I has an eigenvalue that is not, and the result says nothing.
+        smallest pivots. Where one is not above 0, T + shift I has an eigenvalue that is not, and the result says
+        nothing.
     """
 
     reduce: Callable[..., None]
     invert: Callable[..., None]
 
 
-@functools.cache
+@once
 def compiled(shape: Shape | None = None) -> Code:
     """For this processor; another `shape` than its own is for tests."""
     word, address = ctypes.c_int64, ctypes.c_void_p
@@ -135,9 +135,7 @@ def _columns(module: ir.Module, shape: Shape, together: int) -> Any:
     pointers = ("matrix", "v", "w", "x", "product", "own_v", "own_w", "own_x", "sums")
     f = _begun(module, shape, "columns", pointers, ("rows", "size"))
     given, write = f.given, f.write
-    own = {
-        name: [f.load(given[f"own_{name}"], INT(n), DOUBLE) for n in range(together)] for name in ("v", "w", "x")
-    }
+    own = {name: [f.load(given[f"own_{name}"], INT(n), DOUBLE) for n in range(together)] for name in ("v", "w", "x")}
     less = {name: [f.spread(write.fneg(each)) for each in own[name]] for name in ("v", "w")}
     times = [f.spread(each) for each in own["x"]]
     places = [f.variable(f.vector) for _ in range(together)]
@@ -168,13 +166,6 @@ def _inner(f: Function, one: Any, other: Any, start: Any, size: Any) -> Any:
     return f.across(f.read(place))
 
 
-def _called(f: Function, name: str, *numbers: Any) -> Any:
-    """A function that processors have, of numbers."""
-    module, name = f.function.module, f"llvm.{name}.f64"
-    kind = ir.FunctionType(DOUBLE, [DOUBLE] * len(numbers))
-    return f.write.call(module.globals.get(name) or ir.Function(module, kind, name), numbers)
-
-
 def _invert(shape: Shape) -> ir.Module:
     """The inverse T of a tridiagonal matrix is that of two vectors, apart from its diagonal: T_ij = T_(i-1)j r_i for
     j < i, r_i from the pivots of an elimination from below."""
@@ -185,7 +176,7 @@ def _invert(shape: Shape) -> ir.Module:
     pivots, ratios = given["work"], f.at(given["work"], f.times(count, poles))
     columns = f.at(ratios, f.times(count, poles))
     end = write.sub(count, INT(1))
-    one, nothing, smallest = f.constant(1), f.constant(0), f.constant(_NOTHING)
+    nothing, smallest = f.constant(0), f.constant(_NOTHING)
     f.copy(None, columns, f.times(poles, size))
     with f.loop(poles, f.width) as pole:
         shift, weight = f.load(given["shifts"], pole), f.load(given["weights"], pole)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import inspect
 import platform
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -16,6 +18,9 @@ from llvmlite import ir
 FLOAT, DOUBLE, INT, POINTER = ir.FloatType(), ir.DoubleType(), ir.IntType(64), ir.PointerType()
 BYTE, HALF, WORD = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _INDEX = WORD
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Shape(NamedTuple):
@@ -29,6 +34,7 @@ class Shape(NamedTuple):
 _AVX512, _AVX, _NEON, _OTHER = Shape(16, 6, 64), Shape(8, 6, 16), Shape(4, 6, 16), Shape(4, 4, 8)
 
 
+@functools.cache
 def shape() -> Shape:
     """By the vectors and registers that this processor has."""
     features = llvm.get_host_cpu_features()
@@ -37,6 +43,23 @@ def shape() -> Shape:
     if features.get("avx"):
         return _AVX
     return _NEON if platform.machine().lower() in ("arm64", "aarch64") else _OTHER
+
+
+def once(make: Callable[P, T]) -> Callable[P, T]:
+    """Makes code when it is first asked for with these arguments; whoever asks meanwhile waits."""
+    lock, made, form = threading.Lock(), dict[tuple[Any, ...], T](), inspect.signature(make)
+
+    @functools.wraps(make)
+    def of(*given: P.args, **named: P.kwargs) -> T:
+        bound = form.bind(*given, **named)
+        bound.apply_defaults()
+        key = tuple(bound.arguments.values())
+        with lock:
+            if key not in made:
+                made[key] = make(*given, **named)
+            return made[key]
+
+    return of
 
 
 def compiled(module: ir.Module, name: str, *kinds: Any) -> Callable[..., None]:

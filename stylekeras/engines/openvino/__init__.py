@@ -65,6 +65,7 @@ class Engine(GraphEngine):
 
     def prepare(self, graph: bytes, *, often: bool) -> Run:
         """Make a graph ready to run, compiled for each size if it does so `often`."""
+        self._native.begin(self.precision, roots=cores() <= _FEW_CORES)
         try:
             model = self._core.read_model(graph)
         except RuntimeError as error:
@@ -106,6 +107,7 @@ class Engine(GraphEngine):
 
 def _fold(model: openvino.Model) -> None:
     """Have done what needs no inputs."""
+    layouts.turn_constants(model)
     folding = passes.Manager()
     folding.register_pass(passes.ConstantFolding())
     folding.run_passes(model)

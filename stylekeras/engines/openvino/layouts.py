@@ -24,6 +24,38 @@ def drop_identities(model: openvino.Model) -> None:
                 node.output(0).replace(node.input_value(0))
 
 
+def turn_constants(model: openvino.Model) -> None:
+    """Transpose constants, and take slices of them, in place: the gradient has all kernels turned around, which takes
+    OpenVINO several times as long as NumPy."""
+    turned: dict[str, np.ndarray] = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() not in ("Slice", "Transpose"):
+            continue
+        source, *rest = node.input_values()
+        value = turned.get(source.get_node().get_friendly_name())
+        value = constant(source) if value is None else value
+        given = [constant(each) for each in rest]
+        if value is None or any(each is None for each in given):
+            continue
+        value = value.transpose(given[0]) if node.get_type_name() == "Transpose" else _slice(value, *given)
+        turned[node.get_friendly_name()] = value
+        # What is turned further is not needed as it is.
+        readers = {each.get_node().get_type_name() for each in node.output(0).get_target_inputs()}
+        if readers - {"Slice", "Transpose"}:
+            found = opset13.constant(np.ascontiguousarray(value), node.get_output_element_type(0))
+            node.output(0).replace(found.output(0))
+
+
+def _slice(array: np.ndarray, *given: np.ndarray) -> np.ndarray:
+    """By starts, ends and steps, and axes if there are others than the first ones."""
+    starts, ends, steps, *axes = (each.ravel().tolist() for each in given)
+    parts = [slice(None)] * array.ndim
+    for axis, start, end, step in zip(axes[0] if axes else range(len(starts)), starts, ends, steps, strict=True):
+        # What is before the first is the first, in either direction.
+        parts[axis] = slice(max(start, -array.shape[axis]), end, step)
+    return array[tuple(parts)]
+
+
 def sum_first(model: openvino.Model) -> None:
     """Take sums before their order is changed, not after, in place."""
     for node in model.get_ordered_ops():

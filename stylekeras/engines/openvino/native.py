@@ -7,6 +7,7 @@ import functools
 import itertools
 import math
 import re
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,6 +37,7 @@ class Native:
 
     def __init__(self, threads: int) -> None:
         self.threads = Threads(threads)
+        self._begun = False
 
     @functools.cached_property
     def has_matrix_unit(self) -> bool:
@@ -65,6 +67,37 @@ class Native:
         from stylekeras.native.direct import DirectConvolver
 
         return DirectConvolver(self.threads)
+
+    def begin(self, precision: str, *, roots: bool) -> None:
+        """Compile in another thread, meanwhile, what graphs in a precision will want, matrix roots among it or not."""
+
+        def work() -> None:
+            from stylekeras.native import (
+                colours_code,
+                convolution_code,
+                direct_code,
+                gram_code,
+                picture_code,
+                pool_code,
+                tridiagonal_code,
+            )
+
+            if precision == "winograd":
+                convolution_code.compiled()
+                pool_code.compiled(4)
+                colours_code.features()
+                colours_code.planes(3)
+            if precision == "bfloat16" and self.has_matrix_unit:
+                direct_code.compiled()
+                pool_code.compiled(2)
+                gram_code.compiled()
+            if roots:
+                tridiagonal_code.compiled()
+            picture_code.compiled()
+
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=work, name="stylekeras-compiler").start()
 
     def pool(self, size: int) -> Pool:
         """Pools of numbers of so many bytes."""

@@ -71,7 +71,8 @@ def test_a_matrix_is_turned_as_by_each_reflection(rng, size):
 def test_the_inverse_root_of_a_tridiagonal_matrix(rng, code, size):
     form = roots.reduced(_symmetric(rng, size, span=1e6))
     values, basis = np.linalg.eigh(_tridiagonal(form))
-    found = roots.inverse_root(form.diagonal, form.beside, code)
+    found, trace = roots.inverse_root(form.diagonal, form.beside, code)
+    assert trace == pytest.approx(np.sum(np.sqrt(values)), rel=2e-7)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, found.T)
     np.testing.assert_allclose(found, (basis / np.sqrt(values)) @ basis.T, atol=3e-7)
@@ -86,7 +87,8 @@ def test_fractions_sum_up_to_a_root():
 
 def test_far_from_the_diagonal_an_inverse_comes_to_nothing(code):
     """Where each number is a millionth of the one before, 0 is reached by way of what float64 hardly tells from it."""
-    found = roots.inverse_root(np.full(120, 1.0), np.full(119, 1e-6), code)
+    found, trace = roots.inverse_root(np.full(120, 1.0), np.full(119, 1e-6), code)
+    assert trace == pytest.approx(120, rel=2e-7)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(np.diag(found), 1, rtol=1e-6)
     np.testing.assert_allclose(np.diag(found, -1), -5e-7, rtol=1e-4)
@@ -118,7 +120,8 @@ def test_around_an_inverse_root(rng, size, kind):
     matrix, outer = _symmetric(rng, size, span=1e10), rng.standard_normal((size, size)).astype(kind)
     values, basis = np.linalg.eigh(matrix)
     half = outer @ (basis / values**0.25)
-    found = roots.around_inverse_root(outer, matrix)
+    found, trace = roots.around_inverse_root(outer, matrix)
+    assert trace == pytest.approx(np.sum(np.sqrt(values)), rel=2e-7)
     assert found.dtype == kind
     np.testing.assert_allclose(found, half @ half.T, atol=(1e-5 if kind == np.float32 else 1e-8) * size)
 
@@ -126,5 +129,6 @@ def test_around_an_inverse_root(rng, size, kind):
 def test_an_eigenvalue_below_nothing_is_taken_for_what_float32_tells_from_it():
     """By hand: of 4 and -1, 1/2 and the root of 1 over eps^2 times 4."""
     outer = np.eye(2, dtype=np.float32)
-    found = roots.around_inverse_root(outer, np.diag([4.0, -1.0]).astype(np.float32))
+    found, trace = roots.around_inverse_root(outer, np.diag([4.0, -1.0]).astype(np.float32))
+    assert trace == pytest.approx(2, rel=1e-6)
     np.testing.assert_allclose(found, np.diag([0.5, 0.5 / np.finfo(np.float32).eps]), rtol=1e-6)

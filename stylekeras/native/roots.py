@@ -45,16 +45,16 @@ def reduced(matrix: np.ndarray, code: Code | None = None) -> Reduced:
     )
     above, below = np.tril_indices(BLOCK, -1)
     blocks[:, above, below] = blocks[:, below, above]
-    vectors, factors, diagonal, beside = (np.empty(shape) for shape in ((count + 1, size), count, count, count))
-    rest = np.empty(2 * size)
+    vectors, factors, diagonal, beside = (np.empty(shape) for shape in ((count, size), count, count, count))
+    rest = np.empty((BLOCK + 1) * size)
     given = [address(each, each.shape, 8) for each in (work, vectors, factors, diagonal, beside, rest)]
     (code or tridiagonal_code.compiled()).reduce(*given, count, size)
-    return Reduced(diagonal, beside[: count - 1], vectors[1:], factors)
+    return Reduced(diagonal, beside[: count - 1], vectors, factors)
 
 
-def inverse_root(diagonal: np.ndarray, beside: np.ndarray, code: Code | None = None) -> np.ndarray | None:
-    """T^(-1/2) in float32 of a tridiagonal matrix T, its `diagonal` (n,) and what is `beside` it (n - 1,) in float64;
-    None if T is not positive.
+def inverse_root(diagonal: np.ndarray, beside: np.ndarray, code: Code | None = None) -> tuple[np.ndarray, float] | None:
+    """T^(-1/2) in float32 of a tridiagonal matrix T, its `diagonal` (n,) and what is `beside` it (n - 1,) in float64,
+    and the trace of T^(1/2); None if T is not positive.
 
     x^(-1/2) = 2/pi times the integral of 1 / (x + t^2) over all t > 0, as a sum over few t, the best in Zolotarev's
     sense (Hale, Higham and Trefethen 2008, section 4): a sum of inverses of tridiagonal matrices, each of which is
@@ -69,8 +69,8 @@ def inverse_root(diagonal: np.ndarray, beside: np.ndarray, code: Code | None = N
     shifts, weights = (np.append(each, 0.0) for each in _poles())
     found, least = np.zeros((count, size), np.float32), np.empty(len(shifts))
     work = np.empty((2 * count + size) * len(shifts))
-    numbers = (diagonal, beside, shifts * bound, weights * np.sqrt(bound), work)
-    given = [np.ascontiguousarray(each, np.float64) for each in numbers]
+    shifts, weights = shifts * bound, weights * np.sqrt(bound)
+    given = [np.ascontiguousarray(each, np.float64) for each in (diagonal, beside, shifts, weights, work)]
     (code or tridiagonal_code.compiled()).invert(
         *(address(each, each.shape, 8) for each in given),
         address(found, found.shape, 4),
@@ -85,7 +85,9 @@ def inverse_root(diagonal: np.ndarray, beside: np.ndarray, code: Code | None = N
     half = found[:, :count]
     whole = half + half.T
     np.fill_diagonal(whole, np.diag(half))
-    return whole
+    # T (T + s I)^(-1) is I - s (T + s I)^(-1).
+    traces = np.sum(work[: count * len(shifts)].reshape(count, -1), axis=0)
+    return whole, float(np.sum(count * weights - shifts * traces))
 
 
 def turn(form: Reduced, matrix: np.ndarray) -> np.ndarray:
@@ -121,19 +123,21 @@ def symmetric_product(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return found
 
 
-def around_inverse_root(outer: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def around_inverse_root(outer: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, float]:
     """R M^(-1/2) R^T, in R's type, for R = `outer` (n, n) and a symmetric matrix M (n, n), of which the lower half is
-    read. Eigenvalues of M that are less than float32 tells from 0 are taken for as much as that."""
+    read; and the trace of M^(1/2). Eigenvalues of M that are less than float32 tells from 0 are taken for as much as
+    that."""
     if outer.dtype == np.float32:
         form = reduced(matrix)
-        inner = inverse_root(form.diagonal, form.beside)
-        if inner is not None:
+        root = inverse_root(form.diagonal, form.beside)
+        if root is not None:
+            inner, trace = root
             turned = turn(form, outer.T)
-            return symmetric_product(turned, inner @ turned)
+            return symmetric_product(turned, inner @ turned), trace
     found, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
-    least = np.finfo(np.float32).eps ** 2 * found[-1]
-    half = outer @ np.asarray(vectors / np.maximum(found, least) ** 0.25, outer.dtype)
-    return np.asarray(half @ half.T)
+    found = np.maximum(found, np.finfo(np.float32).eps ** 2 * found[-1])
+    half = outer @ np.asarray(vectors / found**0.25, outer.dtype)
+    return half @ half.T, float(np.sum(np.sqrt(found)))
 
 
 @functools.cache

@@ -14,6 +14,8 @@ from stylekeras.native.writer import shape as this_shape
 
 # Columns that stand in memory for both halves of a matrix, next to its diagonal; sizes are multiples of it.
 BLOCK = 8
+# Columns that are changed together.
+_CHANGED = 4
 # Less than that is nothing: numbers that are almost too small for float64 take processors long.
 _NOTHING = 1e-200
 
@@ -23,14 +25,13 @@ class Code(NamedTuple):
 
     reduce(matrix, vectors, factors, diagonal, beside, work, count, size): to a tridiagonal matrix by Householder's
         reflections, each of which is I - factor v v^T: `diagonal` (count,), `beside` (count - 1,), `factors` (count,)
-        and `vectors`, after a first row of zeros (1 + count, size), v_k 0 up to k and 1 at k + 1, or 0 where nothing
-        is reflected, as in the last two. The matrix, (size, size) and zeros from `count` on, is worked in; `work` has
-        room for 2 size.
+        and `vectors` (count, size), v_k 0 up to k and 1 at k + 1, or 0 where nothing is reflected, as in the last two.
+        The matrix, (size, size) and zeros from `count` on, is worked in; `work` has room for (BLOCK + 1) size.
     invert(diagonal, beside, shifts, weights, work, result, least, count, size, poles): the lower half, in zeros (count,
         size) of float32, of the sum of weight (T + shift I)^(-1), T the tridiagonal matrix of those numbers; for poles,
-        a multiple of 8, so many shifts and weights. `work` has room for (2 count + size) poles. `least` (poles,): the
-        smallest pivots. Where one is not above 0, T + shift I has an eigenvalue that is not, and the result says
-        nothing.
+        a multiple of 8, so many shifts and weights. `work` has room for (2 count + size) poles, and begins with weight
+        times the diagonals of the inverses (count, poles). `least` (poles,): the smallest pivots. Where one is not
+        above 0, T + shift I has an eigenvalue that is not, and the result says nothing.
     """
 
     reduce: Callable[..., None]
@@ -54,106 +55,140 @@ def _begun(module: ir.Module, shape: Shape, name: str, pointers: Sequence[str], 
 
 
 def _reduce(shape: Shape) -> ir.Module:
-    """The update of a column's reflection is done where the next one's product reads the matrix: once for both."""
+    """The matrix is changed for BLOCK reflections at a time: until then what each changes is kept apart, as v and w of
+    v w^T + w v^T (Dongarra, Hammarling and Sorensen 1989)."""
     module = ir.Module("reduce")
-    # Registers have room for what belongs to so many columns.
-    together = 2 if shape.width == 8 else 4
-    columns = _columns(module, shape, together)
+    multiply, change = _multiply(module, shape), _change(module, shape)
     pointers = ("matrix", "vectors", "factors", "diagonal", "beside", "work")
     f = _begun(module, shape, "reduce", pointers, ("count", "size"))
     given, write = f.given, f.write
-    count, size, other = given["count"], given["size"], given["work"]
-    product = f.at(other, size)
-    sums = f.variable(ir.ArrayType(DOUBLE, together))
-    f.copy(None, given["vectors"], size)
-    f.copy(None, other, size)
-    with f.loop(count) as k:
-        last = f.at(given["vectors"], f.times(k, size))
-        vector = f.at(last, size)
-        f.copy(None, vector, size)
-        # The column as the last reflection leaves it.
-        start = write.and_(k, INT(-BLOCK))
-        column = f.at(given["matrix"], f.times(k, size))
-        mine = [f.spread(write.fneg(f.load(each, k, DOUBLE))) for each in (other, last)]
-        with f.loop(write.sub(size, start), f.width) as i:
-            at = f.total(start, i)
-            changed = f.plus_product(f.load(column, at), f.load(last, at), mine[0])
-            f.store(f.plus_product(changed, f.load(other, at), mine[1]), vector, at)
-        f.store(f.load(vector, k, DOUBLE), given["diagonal"], k)
-        f.store(DOUBLE(0), given["factors"], k)
-        after = f.total(k, 1)
-        with f.loop(write.sub(after, start)) as i:
-            f.store(DOUBLE(0), vector, f.total(start, i))
-        with write.if_then(f.all((after, "<", count))):
-            first = f.load(vector, after, DOUBLE)
-            f.store(first, given["beside"], k)
-            f.store(DOUBLE(0), vector, after)
-            rest = _inner(f, vector, vector, start, size)
-            there = write.fcmp_ordered(">", rest, DOUBLE(0))
-            with write.if_then(there):
-                length = _called(f, "sqrt", write.fadd(rest, write.fmul(first, first)))
-                beyond = write.fneg(_called(f, "copysign", length, first))
-                f.store(beyond, given["beside"], k)
-                factor = write.fdiv(write.fsub(beyond, first), beyond)
-                f.store(factor, given["factors"], k)
-                shrink = f.spread(write.fdiv(DOUBLE(1), write.fsub(first, beyond)))
-                with f.loop(write.sub(size, start), f.width) as i:
-                    at = f.total(start, i)
-                    f.store(write.fmul(shrink, f.load(vector, at)), vector, at)
-                f.store(DOUBLE(1), vector, after)
-            first_block = write.and_(after, INT(-BLOCK))
-            f.copy(None, product, size)
-            with f.loop(write.sub(size, first_block), BLOCK) as i:
-                block = f.total(first_block, i)
-                below = f.total(block, BLOCK)
-                with f.loop(INT(BLOCK), together) as j:
-                    at = f.total(block, j)
-                    own = [f.at(each, at) for each in (last, other, vector)]
-                    for row, rows in ((block, INT(BLOCK)), (below, write.sub(size, below))):
-                        seen = f.at(given["matrix"], f.total(f.times(at, size), row))
-                        there = [f.at(each, row) for each in (last, other, vector, product)]
-                        f.write.call(columns, [seen, *there, *own, sums, rows, size])
-                    for n in range(together):
-                        place = f.total(at, n)
+    count, size, others = given["count"], given["size"], given["work"]
+    product = f.at(others, f.times(BLOCK, size))
+    sums = f.variable(ir.ArrayType(DOUBLE, BLOCK))
+    with f.loop(count, BLOCK) as start:
+        known = f.at(given["vectors"], f.times(start, size))
+        with f.loop(f.least(INT(BLOCK), write.sub(count, start))) as j:
+            k, after = f.total(start, j), f.total(start, j, 1)
+            vector, other = (f.at(each, f.times(j, size)) for each in (known, others))
+            f.copy(None, vector, size)
+            # The column as the reflections before leave it.
+            column = f.at(given["matrix"], f.times(k, size))
+            with f.loop(write.sub(size, start), f.width) as i:
+                at = f.total(start, i)
+                f.store(f.load(column, at), vector, at)
+            with f.loop(j) as before:
+                v, w = (f.at(each, f.times(before, size)) for each in (known, others))
+                less = [write.fneg(f.load(each, k, DOUBLE)) for each in (w, v)]
+                _add(f, vector, start, less, (v, w))
+            f.store(f.load(vector, k, DOUBLE), given["diagonal"], k)
+            f.store(DOUBLE(0), given["factors"], k)
+            with f.loop(f.total(j, 1)) as i:
+                f.store(DOUBLE(0), vector, f.total(start, i))
+            with write.if_then(f.all((after, "<", count))):
+                first = f.load(vector, after, DOUBLE)
+                f.store(first, given["beside"], k)
+                f.store(DOUBLE(0), vector, after)
+                rest = _inner(f, vector, vector, start, size)
+                with write.if_then(write.fcmp_ordered(">", rest, DOUBLE(0))):
+                    length = _called(f, "sqrt", write.fadd(rest, write.fmul(first, first)))
+                    beyond = write.fneg(_called(f, "copysign", length, first))
+                    f.store(beyond, given["beside"], k)
+                    f.store(write.fdiv(write.fsub(beyond, first), beyond), given["factors"], k)
+                    shrink = f.spread(write.fdiv(DOUBLE(1), write.fsub(first, beyond)))
+                    with f.loop(write.sub(size, start), f.width) as i:
+                        at = f.total(start, i)
+                        f.store(write.fmul(shrink, f.load(vector, at)), vector, at)
+                    f.store(DOUBLE(1), vector, after)
+                f.copy(None, product, size)
+                block = write.and_(after, INT(-BLOCK))
+                with f.loop(write.sub(size, block), BLOCK) as i:
+                    here = f.total(block, i)
+                    below = f.total(here, BLOCK)
+                    own = f.at(given["matrix"], f.total(f.times(here, size), here))
+                    # Next to the diagonal both halves are there; below it only one.
+                    for rows, step in ((INT(BLOCK), 0), (write.sub(size, below), BLOCK)):
+                        there = [f.at(each, f.total(here, step)) for each in (vector, product)]
+                        seen = f.at(own, INT(step))
+                        f.write.call(multiply, [seen, *there, f.at(vector, here), sums, rows, size])
+                    for n in range(BLOCK):
+                        place = f.total(here, n)
                         total = write.fadd(f.load(product, place, DOUBLE), f.load(sums, INT(n), DOUBLE))
                         f.store(total, product, place)
-            factor = f.load(given["factors"], k, DOUBLE)
-            along = _inner(f, product, vector, first_block, size)
-            back = write.fmul(write.fmul(factor, factor), write.fmul(along, DOUBLE(-0.5)))
-            factors = f.spread(factor), f.spread(back)
-            with f.loop(write.sub(size, first_block), f.width) as i:
-                at = f.total(first_block, i)
-                scaled = write.fmul(factors[0], f.load(product, at))
-                f.store(f.plus_product(scaled, factors[1], f.load(vector, at)), other, at)
+                with f.loop(j) as before:
+                    v, w = (f.at(each, f.times(before, size)) for each in (known, others))
+                    along = [write.fneg(_inner(f, each, vector, block, size)) for each in (w, v)]
+                    _add(f, product, block, along, (v, w))
+                factor = f.load(given["factors"], k, DOUBLE)
+                along = _inner(f, product, vector, block, size)
+                back = write.fmul(write.fmul(factor, factor), write.fmul(along, DOUBLE(-0.5)))
+                f.copy(None, other, size)
+                _add(f, other, block, (factor, back), (product, vector))
+        after = f.total(start, BLOCK)
+        with write.if_then(f.all((after, "<", count))), f.loop(write.sub(size, after), _CHANGED) as i:
+            here = f.total(after, i)
+            rows = write.and_(here, INT(-BLOCK))
+            seen = f.at(given["matrix"], f.total(f.times(here, size), rows))
+            there = [f.at(each, rows) for each in (known, others)]
+            own = [f.at(each, here) for each in (known, others)]
+            f.write.call(change, [seen, *there, *own, write.sub(size, rows), size])
     write.ret_void()
     return module
 
 
-def _columns(module: ir.Module, shape: Shape, together: int) -> Any:
-    """Some columns of a symmetric matrix: less v w^T + w v^T, and, so changed, times the other half's x, which is added
-    to a product; and the sums of each column times x."""
-    pointers = ("matrix", "v", "w", "x", "product", "own_v", "own_w", "own_x", "sums")
-    f = _begun(module, shape, "columns", pointers, ("rows", "size"))
+def _multiply(module: ir.Module, shape: Shape) -> Any:
+    """BLOCK columns of a symmetric matrix times the other half's x, added to a product; and the sums of each column
+    times x."""
+    pointers = ("matrix", "x", "product", "own", "sums")
+    f = _begun(module, shape, "multiply", pointers, ("rows", "size"))
     given, write = f.given, f.write
-    own = {name: [f.load(given[f"own_{name}"], INT(n), DOUBLE) for n in range(together)] for name in ("v", "w", "x")}
-    less = {name: [f.spread(write.fneg(each)) for each in own[name]] for name in ("v", "w")}
-    times = [f.spread(each) for each in own["x"]]
-    places = [f.variable(f.vector) for _ in range(together)]
-    for place in places:
-        write.store(f.constant(0), place)
-    with f.loop(given["rows"], f.width) as i:
-        v, w, x, total = (f.load(given[name], i) for name in ("v", "w", "x", "product"))
-        for n in range(together):
-            column = f.at(given["matrix"], f.times(n, given["size"]))
-            found = f.plus_product(f.plus_product(f.load(column, i), v, less["w"][n]), w, less["v"][n])
-            f.store(found, column, i)
-            total = f.plus_product(total, found, times[n])
-            write.store(f.plus_product(f.read(places[n]), found, x), places[n])
-        f.store(total, given["product"], i)
-    for n, place in enumerate(places):
-        f.store(f.across(f.read(place)), given["sums"], INT(n))
+    # As many as registers have room for.
+    together = BLOCK if shape.width == 16 else BLOCK // 2
+    for first in range(0, BLOCK, together):
+        times = [f.spread(f.load(given["own"], INT(first + n), DOUBLE)) for n in range(together)]
+        places = [f.variable(f.vector) for _ in range(together)]
+        for place in places:
+            write.store(f.constant(0), place)
+        with f.loop(given["rows"], f.width) as i:
+            x, total = (f.load(given[name], i) for name in ("x", "product"))
+            for n, (factor, place) in enumerate(zip(times, places, strict=True)):
+                found = f.load(f.at(given["matrix"], f.times(first + n, given["size"])), i)
+                total = f.plus_product(total, found, factor)
+                write.store(f.plus_product(f.read(place), found, x), place)
+            f.store(total, given["product"], i)
+        for n, place in enumerate(places):
+            f.store(f.across(f.read(place)), given["sums"], INT(first + n))
     write.ret_void()
     return f.function
+
+
+def _change(module: ir.Module, shape: Shape) -> Any:
+    """Some columns of a matrix less the v w^T + w v^T of BLOCK reflections."""
+    f = _begun(module, shape, "change", ("matrix", "v", "w", "own_v", "own_w"), ("rows", "size"))
+    given, write, size = f.given, f.write, f.given["size"]
+    with f.loop(given["rows"], f.width) as i:
+        columns = [f.at(given["matrix"], f.times(n, size)) for n in range(_CHANGED)]
+        found = [f.load(column, i) for column in columns]
+        for k in range(BLOCK):
+            for one, other in (("v", "own_w"), ("w", "own_v")):
+                row, own = f.load(given[one], f.total(i, f.times(k, size))), f.at(given[other], f.times(k, size))
+                for n in range(_CHANGED):
+                    factor = f.spread(write.fneg(f.load(own, INT(n), DOUBLE)))
+                    found[n] = f.plus_product(found[n], row, factor)
+        for column, vector in zip(columns, found, strict=True):
+            f.store(vector, column, i)
+    write.ret_void()
+    return f.function
+
+
+def _add(f: Function, to: Any, start: Any, factors: Sequence[Any], vectors: Sequence[Any]) -> None:
+    """To a vector, from `start` on: others times numbers."""
+    spread = [f.spread(each) for each in factors]
+    with f.loop(f.write.sub(f.given["size"], start), f.width) as i:
+        at = f.total(start, i)
+        total = f.load(to, at)
+        for factor, vector in zip(spread, vectors, strict=True):
+            total = f.plus_product(total, factor, f.load(vector, at))
+        f.store(total, to, at)
 
 
 def _inner(f: Function, one: Any, other: Any, start: Any, size: Any) -> Any:

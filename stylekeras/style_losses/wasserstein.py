@@ -46,6 +46,8 @@ FLOOR = 1e-12
 ITERATIONS = 10
 SMALLEST = 1e-5
 MARGIN = 0.01
+# A difference of traces that is less than so much of them has fewer than six digits left.
+CANCELS = 0.05
 
 
 def measure(ops: Any, features: Any, mask: Any = None) -> Arrays:
@@ -121,7 +123,8 @@ def _exact_distance(
     """`distance` by another formula. What is not finite has none.
 
     With R = Q v^(1/2), v the `values` and Q the `basis`, P = R (R^T S R)^(-1/2) R^T. The eigenvalues of what is within
-    span the square of what those of S and T do: its root is one for float64.
+    span the square of what those of S and T do: its root is one for float64. As long as the two are far from each other
+    tr(S') + tr(T') - 2 tr((R^T S' R)^(1/2)) is as good as the product tr(D S' D).
     """
     root = basis * np.sqrt(values)
     with np.errstate(all="ignore"):
@@ -129,8 +132,13 @@ def _exact_distance(
     if not np.isfinite(middle).all():
         return np.nan, np.full(middle.shape, np.nan)
     with np.errstate(all="ignore"):  # a trial of huge numbers is rejected
-        rest = np.eye(len(root), dtype=root.dtype) - algebra.around_inverse_root(root, middle)
-        return np.sum((rest @ covariance) * rest), rest
+        carries, trace = algebra.around_inverse_root(root, middle)
+        rest = np.eye(len(root), dtype=root.dtype) - carries
+        both = np.trace(covariance, dtype=np.float64) + np.sum(values, dtype=np.float64)
+        spread = both - 2 * trace
+        if not spread > CANCELS * both:
+            spread = np.sum((rest @ covariance) * rest)
+        return spread, rest
 
 
 ALONE = {"distance": _exact_distance}

@@ -29,8 +29,8 @@ from stylekeras.threads import undisturbed
 
 # Compiled models that are kept: one for each size, those used last.
 _SIZES = 4
-# With two cores, roots of one thread for each layer take a third of the time that products of matrices take. But no more
-# cores than there are large layers, two, take part in finding them.
+# With two cores, roots of one thread for each layer take a third of the time that products of matrices take. But no
+# more cores than there are large layers, two, take part in finding them.
 _FEW_CORES = 4
 # Of what is fixed, 0.3 to 0.6 GB are scales that are done: their models stay compiled, with weights of their own.
 # Winograd's kernels, which all have in common, are four times as large as the weights. Its tiles keep nothing for their

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -73,6 +74,26 @@ def undisturbed(function: Callable[..., T], *given: Any) -> T:
         # What goes on after an interrupt would be in the way of what comes next. A second one ends the waiting too.
         wait([running])
 
+
+def in_background(work: Callable[[], None], name: str) -> None:
+    """Do it in a thread of that name, which a fork waits for: it would find the locks that are held, and nobody to let
+    go of them."""
+    thread = threading.Thread(target=work, name=name)
+    _background.add(thread)
+    thread.start()
+
+
+_background: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+def _wait() -> None:
+    for thread in list(_background):
+        if thread is not threading.current_thread() and thread.is_alive():
+            thread.join()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_wait)
 
 _here = threading.local()
 

@@ -160,7 +160,7 @@ def _narrow(*arrays):
 
 
 @pytest.mark.parametrize("size", [2, 5, 64, 256])
-def test_eigenvectors_give_the_distance(rng, size):
+def test_a_root_gives_the_distance(rng, size):
     covariance, basis, values = _problem(rng, size)
     exact, derivative = wasserstein.ALONE["distance"](roots, covariance, basis, values)
     carries = np.eye(size) - derivative

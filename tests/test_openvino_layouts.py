@@ -51,3 +51,14 @@ def test_what_an_input_decides_is_left():
     model = openvino.Model([opset13.transpose(given, _ints(1, 0)), other], [given, places])
     layouts.turn_constants(model)
     assert [node.get_type_name() for node in model.get_ordered_ops()].count("Transpose") == 2
+
+
+def test_what_is_packed_or_has_no_order(rng):
+    given = np.arange(6, dtype=np.float32).reshape(2, 3)
+    packed = opset13.transpose(opset13.constant(given.astype(np.int8), openvino.Type.i4), _ints(1, 0))
+    around = opset13.transpose(opset13.constant(given), opset13.constant(np.zeros(0, np.int64)))
+    model = openvino.Model([opset13.convert(packed, "f32"), opset13.convert(around, "f32")], [])
+    layouts.turn_constants(model)
+    assert [node.get_type_name() for node in model.get_ordered_ops()].count("Transpose") == 1
+    for found in _results(model):
+        np.testing.assert_array_equal(found, given.T)

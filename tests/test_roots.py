@@ -101,9 +101,16 @@ def test_what_has_no_root_has_none(code, size):
         diagonal = np.full(size, 3.0)
         diagonal[size // 2] = least
         assert roots.inverse_root(diagonal, np.zeros(size - 1), code) is None
-    # [[1, 2], [2, 1]] has -1.
+    # [[1, 2], [2, 1]] has -1, and [[9, 15], [15, 25]] nothing but 34.
+    assert roots.inverse_root(np.array([9.0, 25.0]), np.full(1, 15.0), code) is None
     assert roots.inverse_root(np.ones(2), np.full(1, 2.0), code) is None
     assert roots.inverse_root(np.zeros(3), np.zeros(2), code) is None
+
+
+def test_code_is_not_called_with_what_it_would_read_on_after(code):
+    for diagonal, beside in ((5, 0), (5, 5), (5, 3)):
+        with pytest.raises(ValueError, match="an array"):
+            roots.inverse_root(np.ones(diagonal), np.full(beside, 0.1), code)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 2), (4, 7), (64, 33)])
@@ -124,6 +131,21 @@ def test_around_an_inverse_root(rng, size, kind):
     assert trace == pytest.approx(np.sum(np.sqrt(values)), rel=2e-7)
     assert found.dtype == kind
     np.testing.assert_allclose(found, half @ half.T, atol=(1e-5 if kind == np.float32 else 1e-8) * size)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 40])
+def test_of_a_matrix_that_is_nearly_singular_there_is_a_number(rng, size):
+    """Rounding decides what is left of its smallest eigenvalues; exactly singular ones of whole numbers among them."""
+    outer = np.eye(size, dtype=np.float32)
+    for least in np.geomspace(1e-18, 1e-9, 40):
+        matrix = _symmetric(rng, size, span=1 / least)
+        factor = np.round(3 * rng.standard_normal((size, max(size // 2, 1))))
+        factor[0] = 1
+        for each in (matrix, factor @ factor.T):
+            found, trace = roots.around_inverse_root(outer, each)
+            assert np.isfinite(found).all()
+            values = np.sqrt(np.maximum(np.linalg.eigvalsh(each), 0))
+            assert trace == pytest.approx(values.sum(), rel=1e-5)
 
 
 def test_an_eigenvalue_below_nothing_is_taken_for_what_float32_tells_from_it():

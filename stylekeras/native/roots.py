@@ -17,12 +17,14 @@ _TOGETHER = 64
 # they fill vectors.
 _POLES = 31
 _SMALLEST = 1e-14
+# Times the largest eigenvalue: where there may be less, float64 rounds too much off for inverses.
+_LEAST = 1e-12
 
 
 class Reduced(NamedTuple):
     """A symmetric matrix as U T U^T, T tridiagonal: its `diagonal` (n,) and what is `beside` it (n - 1,). U is the
-    product of reflections I - factor v v^T, the first on the left: `vectors` (n, m), of which n are used, and `factors`
-    (n,)."""
+    product of reflections I - factor v v^T, the first on the left: `vectors` (n, m), zeros from column n on, and
+    `factors` (n,)."""
 
     diagonal: np.ndarray
     beside: np.ndarray
@@ -54,33 +56,27 @@ def reduced(matrix: np.ndarray, code: Code | None = None) -> Reduced:
 
 def inverse_root(diagonal: np.ndarray, beside: np.ndarray, code: Code | None = None) -> tuple[np.ndarray, float] | None:
     """T^(-1/2) in float32 of a tridiagonal matrix T, its `diagonal` (n,) and what is `beside` it (n - 1,) in float64,
-    and the trace of T^(1/2); None if T is not positive.
+    and the trace of T^(1/2); None if T is singular or not positive, as far as rounding tells.
 
     x^(-1/2) = 2/pi times the integral of 1 / (x + t^2) over all t > 0, as a sum over few t, the best in Zolotarev's
     sense (Hale, Higham and Trefethen 2008, section 4): a sum of inverses of tridiagonal matrices, each of which is
-    known from two vectors (Meurant 1992). Eigenvalues of less than SMALLEST times the largest are taken for larger.
+    known from two vectors (Meurant 1992).
     """
     count = len(diagonal)
+    given = address(diagonal, (count,), 8), address(beside, (count - 1,), 8)
     size = -(-count // BLOCK) * BLOCK
     # No eigenvalue is above it (Gershgorin 1931).
     around = np.abs(np.concatenate([[0.0], beside, [0.0]]))
     bound = np.max(np.abs(diagonal) + around[1:] + around[:-1])
     # The last counts nothing and tells whether T is positive.
     shifts, weights = (np.append(each, 0.0) for each in _poles())
+    shifts, weights = shifts * bound, weights * np.sqrt(bound)
     found, least = np.zeros((count, size), np.float32), np.empty(len(shifts))
     work = np.empty((2 * count + size) * len(shifts))
-    shifts, weights = shifts * bound, weights * np.sqrt(bound)
-    given = [np.ascontiguousarray(each, np.float64) for each in (diagonal, beside, shifts, weights, work)]
-    (code or tridiagonal_code.compiled()).invert(
-        *(address(each, each.shape, 8) for each in given),
-        address(found, found.shape, 4),
-        address(least, least.shape, 8),
-        count,
-        size,
-        len(shifts),
-    )
-    # What is not a number is not above 0 either.
-    if not np.min(least) > 0:
+    rest = [address(each, each.shape, each.itemsize) for each in (shifts, weights, work, found, least)]
+    (code or tridiagonal_code.compiled()).invert(*given, *rest, count, size, len(shifts))
+    # What is not a number is not above it either.
+    if not np.min(least) > _LEAST * bound:
         return None
     half = found[:, :count]
     whole = half + half.T

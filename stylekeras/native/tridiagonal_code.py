@@ -30,8 +30,9 @@ class Code(NamedTuple):
     invert(diagonal, beside, shifts, weights, work, result, least, count, size, poles): the lower half, in zeros (count,
         size) of float32, of the sum of weight (T + shift I)^(-1), T the tridiagonal matrix of those numbers; for poles,
         a multiple of 8, so many shifts and weights. `work` has room for (2 count + size) poles, and begins with weight
-        times the diagonals of the inverses (count, poles). `least` (poles,): the smallest pivots. Where one is not
-        above 0, T + shift I has an eigenvalue that is not, and the result says nothing.
+        times the diagonals of the inverses (count, poles). `least` (poles,): the smallest of the pivots and of 1 over
+        those diagonals. Where that is not above 0, T + shift I has an eigenvalue that is not, but for rounding, and the
+        result says nothing.
     """
 
     reduce: Callable[..., None]
@@ -105,7 +106,7 @@ def _reduce(shape: Shape) -> ir.Module:
                     here = f.total(block, i)
                     below = f.total(here, BLOCK)
                     own = f.at(given["matrix"], f.total(f.times(here, size), here))
-                    # Next to the diagonal both halves are there; below it only one.
+                    # Next to the diagonal both halves are there, and the second call's sums are those that count.
                     for rows, step in ((INT(BLOCK), 0), (write.sub(size, below), BLOCK)):
                         there = [f.at(each, f.total(here, step)) for each in (vector, product)]
                         seen = f.at(own, INT(step))
@@ -202,7 +203,7 @@ def _inner(f: Function, one: Any, other: Any, start: Any, size: Any) -> Any:
 
 
 def _invert(shape: Shape) -> ir.Module:
-    """The inverse T of a tridiagonal matrix is that of two vectors, apart from its diagonal: T_ij = T_(i-1)j r_i for
+    """The inverse A of a tridiagonal matrix is that of two vectors, apart from its diagonal: A_ij = A_(i-1)j r_i for
     j < i, r_i from the pivots of an elimination from below."""
     pointers = ("diagonal", "beside", "shifts", "weights", "work", "result", "least")
     f = _begun(ir.Module("invert"), shape, "invert", pointers, ("count", "size", "poles"))
@@ -243,6 +244,7 @@ def _invert(shape: Shape) -> ir.Module:
         with f.loop(count) as row:
             lower(f.read(running))
             both = write.fsub(write.fadd(f.read(running), f.load(pivots, place(row))), entry(row))
+            lower(both)
             f.store(write.fdiv(weight, both), pivots, place(row))
             with write.if_then(f.all((row, "<", end))):
                 beside = f.spread(f.load(given["beside"], row, DOUBLE))

@@ -117,14 +117,13 @@ def distance(ops: Any, covariance: Any, basis: Any, values: Any) -> tuple[Any, A
     return spread, ops.matmul(basis, ops.matmul(rest, ops.transpose(basis)))
 
 
-def _exact_distance(
+def _distance_by_root(
     algebra: Any, covariance: np.ndarray, basis: np.ndarray, values: np.ndarray
 ) -> tuple[Any, np.ndarray]:
     """`distance` by another formula. What is not finite has none.
 
-    With R = Q v^(1/2), v the `values` and Q the `basis`, P = R (R^T S R)^(-1/2) R^T. The eigenvalues of what is within
-    span the square of what those of S and T do: its root is one for float64. As long as the two are far from each other
-    tr(S') + tr(T') - 2 tr((R^T S' R)^(1/2)) is as good as the product tr(D S' D).
+    With R = Q v^(1/2), v the `values` and Q the `basis`, P = R (R^T S' R)^(-1/2) R^T. As long as S' and T' are far from
+    each other tr(S') + tr(T') - 2 tr((R^T S' R)^(1/2)) is as good as the product tr(D S' D).
     """
     root = basis * np.sqrt(values)
     with np.errstate(all="ignore"):
@@ -141,7 +140,7 @@ def _exact_distance(
         return spread, rest
 
 
-ALONE = {"distance": _exact_distance}
+ALONE = {"distance": _distance_by_root}
 
 
 def _at_once(ops: Any, function: Any, *given: Any) -> Any:

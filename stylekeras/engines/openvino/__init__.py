@@ -19,9 +19,9 @@ from stylekeras.engines import (
     precision_of,
 )
 from stylekeras.engines.openvino import layouts, low_precision
-from stylekeras.engines.openvino.native import FloatLayers, LowLayers, Native, Nodes
+from stylekeras.engines.openvino.native import Code, FloatLayers, LowLayers, Native, Nodes
 from stylekeras.errors import RunError
-from stylekeras.graphs import channels_last, low_channels_last
+from stylekeras.graphs import APART, channels_last, low_channels_last
 from stylekeras.graphs.engine import GraphEngine, Run
 from stylekeras.layout import Footprint
 from stylekeras.native.pictures import Pictures
@@ -29,9 +29,21 @@ from stylekeras.threads import undisturbed
 
 # Compiled models that are kept: one for each size, those used last.
 _SIZES = 4
-# With two cores, roots of one thread for each layer take a third of the time that products of matrices take. But no
-# more cores than there are large layers, two, take part in finding them.
+# Roots of one thread for each layer take a third of the time that products of matrices take on two cores. But no more
+# cores than there are large layers, two, take part in finding them.
 _FEW_CORES = 4
+# Machine code that a precision wants, and others do.
+_CODE: dict[str, tuple[Code, ...]] = {
+    "winograd": (
+        ("convolution_code", "compiled"),
+        ("pool_code", "compiled", 4),
+        ("colours_code", "features"),
+        ("colours_code", "planes", 3),
+    ),
+    "bfloat16": (("direct_code", "compiled"), ("pool_code", "compiled", 2), ("gram_code", "compiled")),
+}
+_ROOTS: Code = ("tridiagonal_code", "compiled")
+_HISTORY: Code = ("picture_code", "compiled")
 # Of what is fixed, 0.3 to 0.6 GB are scales that are done: their models stay compiled, with weights of their own.
 # Winograd's kernels, which all have in common, are four times as large as the weights. Its tiles keep nothing for their
 # second look: what is handed over has its channels first, and to change that twice took longer than to look again.
@@ -65,12 +77,15 @@ class Engine(GraphEngine):
 
     def prepare(self, graph: bytes, *, often: bool) -> Run:
         """Make a graph ready to run, compiled for each size if it does so `often`."""
-        self._native.begin(self.precision, roots=cores() <= _FEW_CORES)
+        if self.precision != "bfloat16" or self._native.has_matrix_unit:
+            self._native.begin(*_CODE.get(self.precision, ()))
         try:
             model = self._core.read_model(graph)
         except RuntimeError as error:
             raise cannot_run(self.name, error) from None
         if often:
+            marked = cores() <= _FEW_CORES and APART.encode() in graph
+            self._native.begin(*((_ROOTS,) if marked else ()), _HISTORY)
             # What is known of the weights at any size, once for all sizes.
             _fold(model)
         return _Run(self, model, often=often)

@@ -13,6 +13,10 @@ from openvino import opset13
 
 from stylekeras.graphs.channels_last import constant
 
+_TURNS = ("Slice", "Transpose")
+# Others may be packed.
+_KINDS = ("f32", "f16", "bf16", "i32", "i64")
+
 
 def drop_identities(model: openvino.Model) -> None:
     """Leave out nodes that do nothing but hide what comes before them, in place; but for results of the model, of which
@@ -29,19 +33,22 @@ def turn_constants(model: openvino.Model) -> None:
     OpenVINO several times as long as NumPy."""
     turned: dict[str, np.ndarray] = {}
     for node in model.get_ordered_ops():
-        if node.get_type_name() not in ("Slice", "Transpose"):
+        if node.get_type_name() not in _TURNS or node.get_output_element_type(0).get_type_name() not in _KINDS:
             continue
         source, *rest = node.input_values()
-        value = turned.get(source.get_node().get_friendly_name())
-        value = constant(source) if value is None else value
+        before = source.get_node()
+        # What is turned further is not made.
+        value = turned.get(before.get_name()) if before.get_type_name() in _TURNS else constant(source)
         given = [constant(each) for each in rest]
         if value is None or any(each is None for each in given):
             continue
-        value = value.transpose(given[0]) if node.get_type_name() == "Transpose" else _slice(value, *given)
-        turned[node.get_friendly_name()] = value
-        # What is turned further is not needed as it is.
-        readers = {each.get_node().get_type_name() for each in node.output(0).get_target_inputs()}
-        if readers - {"Slice", "Transpose"}:
+        if node.get_type_name() == "Slice":
+            value = _slice(value, *given)
+        else:
+            # Without an order it is turned around.
+            value = value.transpose(given[0] if given[0].size else None)
+        turned[node.get_name()] = value
+        if {each.get_node().get_type_name() for each in node.output(0).get_target_inputs()} - set(_TURNS):
             found = opset13.constant(np.ascontiguousarray(value), node.get_output_element_type(0))
             node.output(0).replace(found.output(0))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import itertools
 import math
 import re
@@ -21,7 +22,7 @@ from stylekeras.engines import multiplies_bfloat16
 from stylekeras.graphs import APART, RESULT
 from stylekeras.graphs.channels_last import Layer
 from stylekeras.native.blas import alone
-from stylekeras.threads import Threads
+from stylekeras.threads import Threads, in_background
 
 if TYPE_CHECKING:
     from stylekeras.native.convolution import Convolver
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from stylekeras.native.pool import Pool
 
 _Run = Callable[[list[np.ndarray], list[np.ndarray]], None]
+# A module of `stylekeras.native`, its function that compiles, and what that is called with.
+Code = tuple[str, str, *tuple[int, ...]]
 
 
 class Native:
@@ -37,7 +40,7 @@ class Native:
 
     def __init__(self, threads: int) -> None:
         self.threads = Threads(threads)
-        self._begun = False
+        self._begun: set[Code] = set()
 
     @functools.cached_property
     def has_matrix_unit(self) -> bool:
@@ -68,36 +71,13 @@ class Native:
 
         return DirectConvolver(self.threads)
 
-    def begin(self, precision: str, *, roots: bool) -> None:
-        """Compile in another thread, meanwhile, what graphs in a precision will want, matrix roots among it or not."""
-
-        def work() -> None:
-            from stylekeras.native import (
-                colours_code,
-                convolution_code,
-                direct_code,
-                gram_code,
-                picture_code,
-                pool_code,
-                tridiagonal_code,
-            )
-
-            if precision == "winograd":
-                convolution_code.compiled()
-                pool_code.compiled(4)
-                colours_code.features()
-                colours_code.planes(3)
-            if precision == "bfloat16" and self.has_matrix_unit:
-                direct_code.compiled()
-                pool_code.compiled(2)
-                gram_code.compiled()
-            if roots:
-                tridiagonal_code.compiled()
-            picture_code.compiled()
-
-        if not self._begun:
-            self._begun = True
-            threading.Thread(target=work, name="stylekeras-compiler").start()
+    def begin(self, *wanted: Code) -> None:
+        """Compile code in another thread, meanwhile."""
+        new = [each for each in wanted if each not in self._begun]
+        self._begun.update(new)
+        # A single core would do it instead of what else there is to do.
+        if new and self.threads.count > 1:
+            in_background(lambda: _compile(new), "stylekeras-compiler")
 
     def pool(self, size: int) -> Pool:
         """Pools of numbers of so many bytes."""
@@ -110,6 +90,14 @@ class Native:
         for name in ("convolve", "convolve_low"):
             if name in self.__dict__:
                 getattr(self, name).rest()
+
+
+def _compile(wanted: list[Code]) -> None:
+    for module, function, *given in wanted:
+        # At the end of a program nobody will want it. What goes wrong does so again where it is wanted.
+        if threading.main_thread().is_alive():
+            with contextlib.suppress(Exception):
+                getattr(importlib.import_module(f"stylekeras.native.{module}"), function)(*given)
 
 
 class Nodes:

@@ -5,6 +5,8 @@ import openvino
 import pytest
 from openvino import opset13
 
+import stylekeras as sk
+from stylekeras import machines, trees
 from stylekeras.engines.openvino import layouts
 
 LAST = -(2**63)
@@ -62,3 +64,50 @@ def test_what_is_packed_or_has_no_order(rng):
     assert [node.get_type_name() for node in model.get_ordered_ops()].count("Transpose") == 1
     for found in _results(model):
         np.testing.assert_array_equal(found, given.T)
+
+
+def _sums(form, size):
+    """Sums over the positions of features (1, size, size, 32), or of features whose channels come first."""
+    shape = [1, 32, size, size] if "first" in form else [1, size, size, 32]
+    given = opset13.parameter(shape, np.float32)
+    features = opset13.transpose(given, _ints(0, 2, 3, 1)) if "first" in form else given
+    rows = opset13.reduce_sum(features, _ints(2), "kept" in form)
+    if "reshaped" in form:
+        rows = opset13.reshape(rows, _ints(size, 32), special_zero=False)
+    columns = opset13.reduce_sum(rows, _ints(0) if "reshaped" in form else _ints(0, 1), "kept" in form)
+    results = [columns, opset13.negative(columns), *([rows] if "read" in form else [])]
+    return openvino.Model(results, [given])
+
+
+@pytest.mark.parametrize("form", ["last", "first", "last, kept", "last, reshaped", "last, read otherwise"])
+def test_sums_keep_their_digits(rng, form):
+    """Of equal numbers, where rounding goes in one direction, and of others."""
+    size = 384
+    model = _sums(form, size)
+    layouts.sum_first(model)
+    layouts.keep_sums_apart(model)
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    shape = model.inputs[0].get_shape()
+    for given in (np.full(shape, 0.3, np.float32), rng.random(shape, np.float32) + np.float32(0.2)):
+        sums, negative, *_ = (np.array(each).ravel() for each in compiled([given]).values())
+        wanted = given.sum((2, 3) if "first" in form else (1, 2), dtype=np.float64).ravel()
+        np.testing.assert_allclose(sums, wanted, rtol=2e-5)
+        np.testing.assert_array_equal(negative, -sums)
+
+
+@pytest.mark.parametrize("precision", ["float32", "winograd"])
+def test_means_of_a_flat_picture_keep_their_digits(precision):
+    """Else its covariance has negative eigenvalues."""
+    settings = sk.Settings(
+        backbone="vgg16", weights="random", engine="openvino", precision=precision, style_layers="block2_conv1"
+    )
+    machine = machines.machine(settings, ("block2_conv1",))
+    picture = np.full((1, 640, 640, 3), 0.9, np.float32)
+    features = np.asarray(machine.extract(picture)["block2_conv1"], np.float64)
+    target = {"mean": np.zeros(128), "widen": 1.0, "basis": np.eye(128), "values": np.ones(128), "scale": 1.0}
+    target = {name: np.asarray(value, np.float32) for name, value in target.items()}
+    sums = machine.measure(picture, {"content": {}, "styles": [{"block2_conv1": target}]})
+    found = trees.leaves(sums, "sums")
+    (mean,) = (value for name, value in found.items() if name.endswith("/mean"))
+    wanted = features.sum((0, 1, 2))
+    np.testing.assert_allclose(mean, wanted, atol=1e-5 * wanted.max())

@@ -137,6 +137,9 @@ def _distance_by_root(
         spread = both - 2 * trace
         if not spread > CANCELS * both:
             spread = np.sum((rest @ covariance) * rest)
+        if spread < 0:
+            # Of a covariance that rounding has left far from positive; a trial like that is rejected too.
+            return np.nan, np.full(middle.shape, np.nan)
         return spread, rest
 
 

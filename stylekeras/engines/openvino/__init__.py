@@ -114,6 +114,7 @@ class Engine(GraphEngine):
             if self._native.has_matrix_unit:
                 low_channels_last.rewrite(model, opset13, LowLayers(nodes))
         layouts.sum_first(model)
+        layouts.keep_sums_apart(model)
 
     def rest(self) -> None:
         """Let go of memory that only steps need."""

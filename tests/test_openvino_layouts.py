@@ -95,6 +95,17 @@ def test_sums_keep_their_digits(rng, form):
         np.testing.assert_array_equal(negative, -sums)
 
 
+def test_sums_of_whole_numbers_and_of_unknown_sizes_are_left():
+    """A mean of whole numbers would be one."""
+    given, open_ = opset13.parameter([2, 3], np.int64), opset13.parameter([-1, 3], np.float32)
+    twice = [opset13.reduce_sum(opset13.reduce_sum(each, _ints(0), False), _ints(0), False) for each in (given, open_)]
+    model = openvino.Model(twice, [given, open_])
+    layouts.keep_sums_apart(model)
+    assert "ReduceMean" not in _kinds(model)
+    found = openvino.Core().compile_model(model, "CPU")([np.arange(6).reshape(2, 3), np.full((2, 3), 0.5, np.float32)])
+    assert [float(each) for each in found.values()] == [15, 3]
+
+
 @pytest.mark.parametrize("precision", ["float32", "winograd"])
 def test_means_of_a_flat_picture_keep_their_digits(precision):
     """Else its covariance has negative eigenvalues."""

@@ -41,7 +41,6 @@ def turn_constants(model: openvino.Model) -> None:
             continue
         source, *rest = node.input_values()
         before = source.get_node()
-        # What is turned further is not made.
         value = turned.get(before.get_name()) if before.get_type_name() in _TURNS else constant(source)
         given = [constant(each) for each in rest]
         if value is None or any(each is None for each in given):
@@ -52,6 +51,7 @@ def turn_constants(model: openvino.Model) -> None:
             # Without an order it is turned around.
             value = value.transpose(given[0] if given[0].size else None)
         turned[node.get_name()] = value
+        # What is only turned further is not made.
         if {each.get_node().get_type_name() for each in node.output(0).get_target_inputs()} - set(_TURNS):
             found = opset13.constant(np.ascontiguousarray(value), node.get_output_element_type(0))
             node.output(0).replace(found.output(0))
@@ -100,7 +100,7 @@ def keep_sums_apart(model: openvino.Model) -> None:
     thread: of a picture of 1024 px two to four digits of a channel's sum are left. A sum of means stays two.
     """
     for node in model.get_ordered_ops():
-        if node.get_type_name() != "ReduceSum":
+        if node.get_type_name() != "ReduceSum" or not node.get_output_element_type(0).is_real():
             continue
         reader = node.input(0)
         inner = reader.get_source_output().get_node()
@@ -110,7 +110,8 @@ def keep_sums_apart(model: openvino.Model) -> None:
         if inner.get_type_name() != "ReduceSum":
             continue
         source, axes = inner.input_values()
-        # Sizes are known here.
+        if not (source.get_partial_shape().is_static and inner.get_output_partial_shape(0).is_static):
+            continue
         count = math.prod(source.get_shape()) // math.prod(inner.get_output_shape(0))
         means = opset13.reduce_mean(source, axes, bool(inner.get_attributes()["keep_dims"]))
         reader.replace_source_output(means.output(0))

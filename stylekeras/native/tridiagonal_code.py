@@ -74,9 +74,7 @@ def _reduce(shape: Shape) -> ir.Module:
             f.copy(None, vector, size)
             # The column as the reflections before leave it.
             column = f.at(given["matrix"], f.times(k, size))
-            with f.loop(write.sub(size, start), f.width) as i:
-                at = f.total(start, i)
-                f.store(f.load(column, at), vector, at)
+            f.copy(f.at(column, start), f.at(vector, start), write.sub(size, start))
             with f.loop(j) as before:
                 v, w = (f.at(each, f.times(before, size)) for each in (known, others))
                 less = [write.fneg(f.load(each, k, DOUBLE)) for each in (w, v)]

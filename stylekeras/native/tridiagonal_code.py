@@ -89,8 +89,8 @@ def _reduce(shape: Shape) -> ir.Module:
                 f.store(DOUBLE(0), vector, after)
                 rest = _inner(f, vector, vector, start, size)
                 with write.if_then(write.fcmp_ordered(">", rest, DOUBLE(0))):
-                    length = _called(f, "sqrt", write.fadd(rest, write.fmul(first, first)))
-                    beyond = write.fneg(_called(f, "copysign", length, first))
+                    length = f.called("sqrt", write.fadd(rest, write.fmul(first, first)))
+                    beyond = write.fneg(f.called("copysign", length, first))
                     f.store(beyond, given["beside"], k)
                     f.store(write.fdiv(write.fsub(beyond, first), beyond), given["factors"], k)
                     shrink = f.spread(write.fdiv(DOUBLE(1), write.fsub(first, beyond)))
@@ -257,7 +257,7 @@ def _invert(shape: Shape) -> ir.Module:
             with f.loop(poles) as pole:
                 at = f.total(f.times(i, poles), f.times(pole, f.width))
                 found = write.fmul(f.load(columns, at), f.spread(f.load(ratios, f.total(own, pole), DOUBLE)))
-                there = write.fcmp_ordered(">", _called(f, "fabs", found), smallest)
+                there = write.fcmp_ordered(">", f.called("fabs", found), smallest)
                 found = write.select(there, found, nothing)
                 f.store(found, columns, at)
                 write.store(write.fadd(f.read(total), found), total)
@@ -273,12 +273,3 @@ def _invert(shape: Shape) -> ir.Module:
             f.store(f.load(pivots, f.total(own, pole), DOUBLE), columns, f.total(first, f.times(pole, f.width)))
     write.ret_void()
     return f.function.module
-
-
-def _called(f: Function, name: str, *numbers: Any) -> Any:
-    """A function that processors have, of numbers or vectors."""
-    kind = numbers[0].type
-    name = f"llvm.{name}.f64" if kind == DOUBLE else f"llvm.{name}.v{kind.count}f64"
-    module = f.function.module
-    known = module.globals.get(name) or ir.Function(module, ir.FunctionType(kind, [kind] * len(numbers)), name)
-    return f.write.call(known, numbers)

@@ -215,10 +215,15 @@ class Function:
 
     def plus_product(self, vector: Any, one: Any, other: Any) -> Any:
         """`vector` + `one` `other`: in one instruction where there is one."""
-        module, name = self.function.module, f"llvm.fmuladd.v{self.width}f{8 * self._size}"
-        kind = ir.FunctionType(self.vector, [self.vector] * 3)
-        known = module.globals.get(name) or ir.Function(module, kind, name)
-        return self.write.call(known, [one, other, vector])
+        return self.called("fmuladd", one, other, vector)
+
+    def called(self, name: str, *given: Any) -> Any:
+        """A function that processors have, of numbers or vectors of one kind."""
+        module, kind = self.function.module, given[0].type
+        bits = f"f{8 * self._size}"
+        name = f"llvm.{name}.{bits}" if kind == self.kind else f"llvm.{name}.v{kind.count}{bits}"
+        known = module.globals.get(name) or ir.Function(module, ir.FunctionType(kind, [kind] * len(given)), name)
+        return self.write.call(known, given)
 
     def weighted(self, weights: Iterable[float], vectors: Sequence[Any]) -> Any:
         """The sum of vectors times known numbers, those of 1 first and those of 0 left out."""

@@ -14,7 +14,7 @@ def content_sum(ops: Any, features: Any, target: Any, mask: Any = None) -> Any:
     Args: features and target (1, h, w, c); mask (1, h, w, 1), each position's weight. Returns: a scalar.
     """
     differences = ops.square(features - target)
-    return ops.sum(differences if mask is None else mask * differences)
+    return total(ops, differences if mask is None else mask * differences)
 
 
 def channel_sums(ops: Any, features: Any, mask: Any = None) -> Any:
@@ -23,7 +23,7 @@ def channel_sums(ops: Any, features: Any, mask: Any = None) -> Any:
     Args: features (1, h, w, c); mask (1, h, w, 1), each pixel's weight. Returns: (c,).
     """
     weighted = features if mask is None else mask * features
-    # Row by row: sums over many rows at once lose as many times more digits in some engines.
+    # As in `total`.
     return ops.sum(ops.sum(weighted, axis=2), axis=(0, 1))
 
 
@@ -37,4 +37,12 @@ def total_variation_sum(ops: Any, image: Any, mask: Any = None) -> Any:
     down = ops.square(image[:, 1:] - image[:, :-1])
     if mask is not None:
         right, down = right * mask[:, :, :-1], down * mask[:, :-1]
-    return ops.sum(right) + ops.sum(down)
+    return total(ops, right) + total(ops, down)
+
+
+def total(ops: Any, values: Any) -> Any:
+    """All of (1, h, w, c) added up.
+
+    Row by row: sums over many rows at once lose as many times more digits in some engines.
+    """
+    return ops.sum(ops.sum(values, axis=(2, 3)))

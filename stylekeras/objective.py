@@ -321,6 +321,6 @@ def combine(
 def _count(ops: Any, features: Any, mask: Any = None) -> Any:
     """The number of positions, or the sum of their weights."""
     if mask is not None:
-        return ops.sum(mask)
+        return losses.total(ops, mask)
     shape = ops.shape(features)
     return ops.cast(shape[1] * shape[2], features.dtype)

@@ -145,14 +145,14 @@ def test_memory_begins_at_a_line_of_the_cache():
 
 
 def _problem(rng, size):
-    """A covariance of fewer pixels than channels, widened, and the eigenvectors and values of another that is not far
-    from it, as a picture's is from its style's."""
+    """A covariance of fewer pixels than channels, widened, the eigenvectors and values of another that is not far from
+    it, as a picture's is from its style's, and by how much both are widened."""
     basis = np.linalg.qr(rng.standard_normal((size, size)))[0]
     values = np.sort(np.exp(2 * rng.standard_normal(size)))
     features = rng.standard_normal((max(size // 2, 1), size)) * np.sqrt(values) @ basis.T
-    values = values + 1e-2 * values.mean()
-    covariance = features.T @ features / len(features) + 1e-2 * values.mean() * np.eye(size)
-    return covariance, basis, values
+    widen = 1e-2 * values.mean()
+    covariance = features.T @ features / len(features) + widen * np.eye(size)
+    return covariance, basis, values + widen, widen
 
 
 def _narrow(*arrays):
@@ -161,8 +161,8 @@ def _narrow(*arrays):
 
 @pytest.mark.parametrize("size", [2, 5, 64, 256])
 def test_a_root_gives_the_distance(rng, size):
-    covariance, basis, values = _problem(rng, size)
-    exact, derivative = wasserstein.ALONE["distance"](roots, covariance, basis, values)
+    covariance, basis, values, widen = _problem(rng, size)
+    exact, derivative = wasserstein.ALONE["distance"](roots, covariance, basis, values, widen)
     carries = np.eye(size) - derivative
     target = (basis * values) @ basis.T
     np.testing.assert_allclose(carries @ covariance @ carries, target, atol=1e-9 * values.max())
@@ -170,32 +170,51 @@ def test_a_root_gives_the_distance(rng, size):
     root = (basis * np.sqrt(values)) @ basis.T
     both = np.sqrt(np.linalg.eigvalsh(root @ covariance @ root)).sum()
     assert exact == pytest.approx(np.trace(covariance) + values.sum() - 2 * both, rel=1e-9)
-    problem = _narrow(covariance, basis, values)
+    problem = _narrow(covariance, basis, values, widen)
     for found, slope in (wasserstein.ALONE["distance"](roots, *problem), wasserstein.distance(np, *problem)):
         assert found == pytest.approx(exact, rel=1e-5)
         assert np.linalg.norm(slope - derivative) < 1e-3 * np.linalg.norm(derivative)
 
 
 def test_what_is_not_finite_has_no_distance(rng):
-    covariance, basis, values = _narrow(*_problem(rng, 8))
+    covariance, *rest = _narrow(*_problem(rng, 8))
     covariance[2, 3] = covariance[3, 2] = np.inf
-    found, slope = wasserstein.ALONE["distance"](roots, covariance, basis, values)
+    found, slope = wasserstein.ALONE["distance"](roots, covariance, *rest)
     assert np.isnan(found)
     assert np.isnan(slope).all()
 
 
-def test_rounding_that_leaves_less_than_nothing_gives_a_number(rng):
-    covariance, basis, values = _narrow(*_problem(rng, 8))
-    covariance -= np.float32(1.1 * np.linalg.eigvalsh(covariance)[0]) * np.eye(8, dtype=np.float32)
-    found, slope = wasserstein.ALONE["distance"](roots, covariance, basis, values)
-    assert np.isfinite(found)
-    assert np.isfinite(slope).all()
+@pytest.mark.parametrize("left", [0.3, -0.2, -3.0])
+def test_what_rounding_took_from_a_covariance_is_given_back(rng, left):
+    """In a direction without variance there is what all are widened by, whatever is left of it."""
+    covariance, basis, values, widen = _problem(rng, 64)
+    exact, derivative = wasserstein.ALONE["distance"](roots, covariance, basis, values, widen)
+    least, directions = np.linalg.eigh(covariance)
+    assert least[0] == pytest.approx(widen, rel=1e-9)
+    covariance += (left - 1) * widen * np.outer(directions[:, 0], directions[:, 0])
+    if left > 0:
+        # With a second one of nothing, that there is too little is noticed.
+        covariance -= 1.001 * widen * np.outer(directions[:, 1], directions[:, 1])
+    found, slope = wasserstein.ALONE["distance"](roots, *_narrow(covariance, basis, values, widen))
+    assert found == pytest.approx(exact, rel=1e-5)
+    assert np.linalg.norm(slope - derivative) < 1e-3 * np.linalg.norm(derivative)
+
+
+def test_of_equals_the_distance_is_not_less_than_nothing(rng):
+    for _ in range(20):
+        _, basis, values, widen = _problem(rng, 32)
+        values *= np.geomspace(1e-4, 1e2, 32)
+        equal = (basis * values) @ basis.T
+        found, slope = wasserstein.ALONE["distance"](roots, *_narrow(equal, basis, values, widen * 1e-4))
+        assert 0 <= found < 1e-5 * values.sum()
+        assert np.isfinite(slope).all()
 
 
 def _graph(form):
     """Distances: `form` has for each what its covariance is, an input's number, or "x" for what the last one made."""
     ops, given, found = Ops(Builder()), {}, []
     given["basis"], given["values"] = ops.input("basis", (96, 96)), ops.input("values", (96,))
+    given["least"] = ops.input("least", ())
     for source in form:
         name = f"c{source}"
         if source == "x":
@@ -203,7 +222,7 @@ def _graph(form):
             covariance = ops.matmul(derivative, derivative) + ops.eye(96)
         else:
             covariance = given.setdefault(name, ops.input(name, (96, 96)))
-        found.append(ops.apart(wasserstein.distance, covariance, given["basis"], given["values"]))
+        found.append(ops.apart(wasserstein.distance, covariance, *map(given.get, ("basis", "values", "least"))))
     outputs = {f"y{i}": spread * derivative for i, (spread, derivative) in enumerate(found)}
     return ops.model("parts", given, outputs)
 
@@ -217,7 +236,7 @@ def test_parts_that_do_not_need_each_other_are_done_at_once(rng, form, nodes):
     model = _graph(form)
     onnx.checker.check_model(model, full_check=True)
     given = {f"c{i}": _narrow(*_problem(rng, 96))[0] for i in {source for source in form if source != "x"}}
-    given |= dict(zip(("basis", "values"), _narrow(*_problem(rng, 96))[1:], strict=True))
+    given |= dict(zip(("basis", "values", "least"), _narrow(*_problem(rng, 96))[1:], strict=True))
     core, found = openvino.Core(), []
     for own in (False, True):
         graph = core.read_model(model.SerializeToString())
@@ -261,7 +280,7 @@ def test_a_covariance_that_is_not_finite_leaves_the_graph_running():
     nodes = engine.Nodes(engine.Native(2))
     nodes.take_apart(graph)
     given = {"c0": np.full((96, 96), np.nan, np.float32), "basis": np.eye(96, dtype=np.float32)}
-    given["values"] = np.ones(96, np.float32)
+    given |= {"values": np.ones(96, np.float32), "least": np.float32(1)}
     assert np.isnan(openvino.Core().compile_model(graph, "CPU")(given)["y0"]).all()
 
 
@@ -280,7 +299,7 @@ def test_what_goes_wrong_in_our_own_operator_is_told(rng, monkeypatch, error, ra
     monkeypatch.setitem(wasserstein.ALONE, "distance", fail)
     monkeypatch.setattr(engine, "cores", lambda: 2)
     run = engine.Engine("float32").prepare(_graph([0]).SerializeToString(), often=True)
-    given = dict(zip(("c0", "basis", "values"), _narrow(*_problem(rng, 96)), strict=True))
+    given = dict(zip(("c0", "basis", "values", "least"), _narrow(*_problem(rng, 96)), strict=True))
     with pytest.raises(raised, match=said):
         run(given)
     monkeypatch.undo()
@@ -323,7 +342,8 @@ def test_an_interrupt_in_the_middle_of_a_step_is_an_interrupt():
 
 def test_an_engine_that_is_done_with_is_let_go(rng):
     """OpenVINO keeps operators of Python's for good, so what they need must not hang on them."""
-    model, given = _graph([0, "x"]), dict(zip(("c0", "basis", "values"), _narrow(*_problem(rng, 96)), strict=True))
+    model = _graph([0, "x"])
+    given = dict(zip(("c0", "basis", "values", "least"), _narrow(*_problem(rng, 96)), strict=True))
     native = engine.Native(2)
     graph = openvino.Core().read_model(model.SerializeToString())
     nodes = engine.Nodes(native)

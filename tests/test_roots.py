@@ -142,7 +142,7 @@ def test_of_a_matrix_that_is_nearly_singular_there_is_a_number(rng, size):
         factor = np.round(3 * rng.standard_normal((size, max(size // 2, 1))))
         factor[0] = 1
         for each in (matrix, factor @ factor.T):
-            found, trace = roots.around_inverse_root(outer, each)
+            found, trace = roots.around_inverse_root(outer, each) or roots.around_eigenvectors(outer, each)
             assert np.isfinite(found).all()
             values = np.sqrt(np.maximum(np.linalg.eigvalsh(each), 0))
             assert trace == pytest.approx(values.sum(), rel=1e-5)
@@ -151,6 +151,8 @@ def test_of_a_matrix_that_is_nearly_singular_there_is_a_number(rng, size):
 def test_an_eigenvalue_below_nothing_is_taken_for_what_float32_tells_from_it():
     """By hand: of 4 and -1, 1/2 and the root of 1 over eps^2 times 4."""
     outer = np.eye(2, dtype=np.float32)
-    found, trace = roots.around_inverse_root(outer, np.diag([4.0, -1.0]).astype(np.float32))
+    matrix = np.diag([4.0, -1.0]).astype(np.float32)
+    assert roots.around_inverse_root(outer, matrix) is None
+    found, trace = roots.around_eigenvectors(outer, matrix)
     assert trace == pytest.approx(2, rel=1e-6)
     np.testing.assert_allclose(found, np.diag([0.5, 0.5 / np.finfo(np.float32).eps]), rtol=1e-6)

@@ -119,17 +119,22 @@ def symmetric_product(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return found
 
 
-def around_inverse_root(outer: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, float]:
+def around_inverse_root(outer: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, float] | None:
     """R M^(-1/2) R^T, in R's type, for R = `outer` (n, n) and a symmetric matrix M (n, n), of which the lower half is
-    read; and the trace of M^(1/2). Eigenvalues of M that are less than float32 tells from 0 are taken for as much as
-    that."""
-    if outer.dtype == np.float32:
-        form = reduced(matrix)
-        root = inverse_root(form.diagonal, form.beside)
-        if root is not None:
-            inner, trace = root
-            turned = turn(form, outer.T)
-            return symmetric_product(turned, inner @ turned), trace
+    read; and the trace of M^(1/2). None in float32 if M is singular or not positive, as far as rounding tells."""
+    if outer.dtype != np.float32:
+        return around_eigenvectors(outer, matrix)
+    form = reduced(matrix)
+    root = inverse_root(form.diagonal, form.beside)
+    if root is None:
+        return None
+    inner, trace = root
+    turned = turn(form, outer.T)
+    return symmetric_product(turned, inner @ turned), trace
+
+
+def around_eigenvectors(outer: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, float]:
+    """The same of any M. Eigenvalues that are less than float32 tells from 0 are taken for as much as that."""
     found, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
     found = np.maximum(found, np.finfo(np.float32).eps ** 2 * found[-1])
     half = outer @ np.asarray(vectors / found**0.25, outer.dtype)

@@ -37,7 +37,8 @@ CURVATURE = None
 
 WIDEN = 1e-3
 # Times the mean square of the features: what rounding makes of the smallest eigenvalues of a covariance in float32, at
-# 64 channels 1e-6 and at 512 1e-7 of the eigenvalues' sum, is less, even for stripes and black and white halves.
+# 64 channels 1e-6 and at 512 1e-7 of the eigenvalues' sum, is less, even for stripes and black and white halves. Where
+# nearly all of a picture is of one colour it can be more: `_with_at_least`.
 ROUNDING = 2e-4
 # A target without any variance (a flat style image) still needs a regular square root.
 FLOOR = 1e-12
@@ -99,26 +100,29 @@ def compare(ops: Any, sums: Arrays, count: Any, target: Arrays) -> Any:
     channels = mean.shape[0]
     unit = ops.eye(channels, dtype=mean.dtype)
     rounding = ROUNDING / channels * ops.sum(sums["gram"] / count * unit)
-    covariance = covariance + ops.maximum(target["widen"], rounding) * unit
+    widen = ops.maximum(target["widen"], rounding)
+    covariance = covariance + widen * unit
     frozen = ops.stop_gradient(covariance)
     apart = getattr(ops, "apart", partial(_at_once, ops))
-    spread, derivative = apart(distance, frozen, target["basis"], target["values"])
+    spread, derivative = apart(distance, frozen, target["basis"], target["values"], ops.stop_gradient(widen))
     shift = ops.sum(ops.square(mean - target["mean"]))
     # The spread comes from what is frozen; the last term has its gradient and is 0.
     return (shift + spread + ops.sum(derivative * (covariance - frozen))) / channels
 
 
-def distance(ops: Any, covariance: Any, basis: Any, values: Any) -> tuple[Any, Any]:
+def distance(ops: Any, covariance: Any, basis: Any, values: Any, least: Any) -> tuple[Any, Any]:
     """tr(D S' D) and D, its derivative in S', for S' = `covariance` (c, c) and T' of eigenvectors `basis` (c, c) and
-    eigenvalues `values` (c,)."""
+    eigenvalues `values` (c,). In no direction S' has less variance than `least`, but for rounding."""
     widened = ops.matmul(ops.transpose(basis), ops.matmul(covariance, basis))
-    rest = ops.eye(covariance.shape[0], dtype=covariance.dtype) - transport(ops, widened, values)
+    unit = ops.eye(covariance.shape[0], dtype=covariance.dtype)
+    widened = widened + ops.maximum(least * unit - widened * unit, 0.0)
+    rest = unit - transport(ops, widened, values)
     spread = ops.sum(ops.matmul(rest, widened) * rest)
     return spread, ops.matmul(basis, ops.matmul(rest, ops.transpose(basis)))
 
 
 def _distance_by_root(
-    algebra: Any, covariance: np.ndarray, basis: np.ndarray, values: np.ndarray
+    algebra: Any, covariance: np.ndarray, basis: np.ndarray, values: np.ndarray, least: np.ndarray
 ) -> tuple[Any, np.ndarray]:
     """`distance` by another formula. What is not finite has none.
 
@@ -126,21 +130,34 @@ def _distance_by_root(
     each other tr(S') + tr(T') - 2 tr((R^T S' R)^(1/2)) is as good as the product tr(D S' D).
     """
     root = basis * np.sqrt(values)
-    with np.errstate(all="ignore"):
-        middle = algebra.symmetric_product(root, covariance @ root)
-    if not np.isfinite(middle).all():
-        return np.nan, np.full(middle.shape, np.nan)
     with np.errstate(all="ignore"):  # a trial of huge numbers is rejected
-        carries, trace = algebra.around_inverse_root(root, middle)
+        middle = algebra.symmetric_product(root, covariance @ root)
+        if not np.isfinite(middle).all():
+            return np.nan, np.full(middle.shape, np.nan)
+        found = algebra.around_inverse_root(root, middle)
+        if found is None:
+            covariance = _with_at_least(covariance, least)
+            found = algebra.around_eigenvectors(root, root.T @ covariance @ root)
+        carries, trace = found
         rest = np.eye(len(root), dtype=root.dtype) - carries
         both = np.trace(covariance, dtype=np.float64) + np.sum(values, dtype=np.float64)
         spread = both - 2 * trace
         if not spread > CANCELS * both:
             spread = np.sum((rest @ covariance) * rest)
-        if spread < 0:
-            # Of a covariance that rounding has left far from positive; a trial like that is rejected too.
-            return np.nan, np.full(middle.shape, np.nan)
-        return spread, rest
+        # Of pictures that are alike rounding may leave a little less than nothing.
+        return max(spread, 0.0), rest
+
+
+def _with_at_least(covariance: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """The covariance with no eigenvalue below `least`: rounding has left less where most positions are alike, since
+    sums of equal products round all in one direction."""
+    wide = np.asarray(covariance, np.float64)
+    try:
+        np.linalg.cholesky(wide - 0.5 * least * np.eye(len(wide)))
+    except np.linalg.LinAlgError:
+        values, basis = np.linalg.eigh(wide)
+        wide = (basis * np.maximum(values, least)) @ basis.T
+    return np.asarray(wide, covariance.dtype)
 
 
 ALONE = {"distance": _distance_by_root}

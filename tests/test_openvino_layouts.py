@@ -122,3 +122,26 @@ def test_means_of_a_flat_picture_keep_their_digits(precision):
     (mean,) = (value for name, value in found.items() if name.endswith("/mean"))
     wanted = features.sum((0, 1, 2))
     np.testing.assert_allclose(mean, wanted, atol=1e-5 * wanted.max())
+
+
+@pytest.mark.parametrize("size", [96, 512])
+@pytest.mark.parametrize("precision", ["float32", "winograd"])
+def test_the_distance_of_pictures_of_one_colour(precision, size):
+    """Products of equal numbers add up to sums from which rounding takes more than there is variance."""
+    white, grey = np.ones((size, size, 3), np.float32), np.full((size, size, 3), 0.5, np.float32)
+    settings = {
+        "backbone": "vgg16",
+        "weights": "random",
+        "content_layers": "block1_conv1",
+        "style_layers": "block1_conv1,block2_conv1,block3_conv1",
+        "content_weight": 0.0,
+        "tv_weight": 0.0,
+        "strength": 0.05,
+        "size": size,
+    }
+    found, wanted = (
+        sk.loss_and_gradient(white, white, grey, sk.Settings(**settings, engine=engine, precision=kind))
+        for engine, kind in (("openvino", precision), ("tensorflow", "float32"))
+    )
+    assert found.loss == pytest.approx(wanted.loss, rel=2e-3)
+    assert np.linalg.norm(found.gradient - wanted.gradient) < 2e-2 * np.linalg.norm(wanted.gradient)

@@ -8,7 +8,8 @@ Some rows of the picture are laid out so that all a tile takes lies in one piece
                 rounded to bfloat16
 
 Positions run on over the ends of rows, two columns more than the result has: those are left out when it is written. So
-few of them are wasted however narrow a picture is. Four tiles hold sums, and two each the factors.
+few of them are wasted however narrow a picture is. Four tiles hold sums, and two each the factors. Positions are
+finished while the products of the next ones are made.
 """
 
 from __future__ import annotations
@@ -106,71 +107,95 @@ def _write_run(module: ir.Module, fill: Any, *, imitated: bool) -> None:
     told = f.told(given["places"], PLACES)
     groups = write.sdiv(f.total(told["channels"], GROUP - 1), INT(GROUP))
     _lay_out(f, fill, told, groups)
-    sums, narrow = f.memory(STEP * 2 * BYTES), f.memory(BYTES)
+    # Sums of the positions at hand and of those before, by turns.
+    sums, narrow = f.memory(2 * STEP * 2 * BYTES), f.memory(BYTES)
     floor = f.spread(given["floor"])
+    # How many positions are finished with each shift, so that all are at the last.
+    shifts = f.times(groups, SIDE * SIDE)
+    share = write.sdiv(f.total(shifts, STEP - 1), shifts)
     with f.laid_out(), f.loop(write.sub(told["last"], told["first"])) as number:
         out = f.total(told["first"], number)
         kernel = f.byte(given["kernels"], f.times(out, groups, SIDE * SIDE * 2 * TILE))
         some = f.least(write.sub(told["channels_out"], f.times(out, GROUP)), INT(GROUP))
         bias = [f.load(given["bias"], f.total(f.times(out, GROUP), i * ROWS)) for i in range(2)]
+        group_out = _Finish(sums, narrow, bias, floor, some, f.times(out, 2 * GROUP))
+        finish = partial(_finish, f, group_out, imitated=imitated)
         with f.loop(told["positions"], STEP) as position:
+            before = write.sub(position, INT(STEP))
+            there = write.select(write.icmp_signed(">", position, INT(0)), INT(STEP), INT(0))
             for i in _SUMS:
                 f.clear_tile(i)
-            with f.loop(groups) as group:
-                source = f.byte(given["scratch"], f.times(f.total(f.times(group, told["apart"]), position), BYTES))
-                factor = f.byte(kernel, f.times(group, SIDE * SIDE * 2 * TILE))
-                for shift in range(SIDE * SIDE):
-                    further = f.total(f.times(told["columns"], shift // SIDE * BYTES), shift % SIDE * BYTES)
-                    left = [f.byte(source, f.total(further, i * TILE)) for i in range(2)]
-                    right = [f.byte(factor, INT((2 * shift + half) * TILE)) for half in range(2)]
-                    _add_products(f, left, right)
+            with f.loop(groups) as group, f.loop(INT(SIDE)) as row:
+                start = f.total(f.times(group, told["apart"]), position, f.times(row, told["columns"]))
+                source = f.byte(given["scratch"], f.times(start, BYTES))
+                strip = f.total(f.times(group, SIDE), row)
+                factor = f.byte(kernel, f.times(strip, SIDE * 2 * TILE))
+                for shift in range(SIDE):
+                    left = f.byte(source, INT(shift * BYTES))
+                    _add_products(f, left, f.byte(factor, INT(shift * 2 * TILE)))
+                    first = f.times(f.total(f.times(strip, SIDE), shift), share)
+                    last = f.least(f.total(first, share), there)
+                    with f.loop(write.sub(last, first)) as i:
+                        finish(before, f.total(first, i))
             for i in _SUMS:
-                f.store_tile(i, f.byte(sums, INT((i // 2 * 2 * ROWS + i % 2) * BYTES)), INT(2 * BYTES))
-            _finish(f, _Finish(sums, narrow, bias, floor, some, position, f.times(out, 2 * GROUP)), imitated=imitated)
+                row = f.total(_row(f, position), i // 2 * ROWS)
+                f.store_tile(i, f.byte(sums, f.total(f.times(row, 2 * BYTES), i % 2 * BYTES)), INT(2 * BYTES))
+        with f.loop(INT(STEP)) as i:
+            finish(write.sub(told["positions"], INT(STEP)), i)
     write.ret_void()
 
 
 class _Finish(NamedTuple):
     """Memory of the sums, and for what is not a whole group of channels; by half groups what is added; the least that
-    results are; how many channels of the group there are; the first position, and how far on in bytes the group is."""
+    results are; how many channels of the group there are, and how far on in bytes the group is."""
 
     sums: Any
     narrow: Any
     bias: list[Any]
     floor: Any
     some: Any
-    position: Any
     further: Any
 
 
-def _finish(f: TileFunction, given: _Finish, *, imitated: bool) -> None:
-    """From sums to the result."""
+def _row(f: TileFunction, position: Any) -> Any:
+    """Where the sums of the positions from there on begin."""
+    return f.write.and_(position, INT(STEP))
+
+
+def _finish(f: TileFunction, given: _Finish, position: Any, i: Any, *, imitated: bool) -> None:
+    """From sums to the result, at one of the positions from there on."""
     write = f.write
     there = {name: write.icmp_unsigned("!=", write.ptrtoint(f.given[name], INT), INT(0)) for name in ("added", "mask")}
     whole = f.all((given.some, "==", GROUP))
-    with f.loop(INT(STEP)) as i:
-        offset = write.load(f.byte(f.given["offsets"], f.times(f.total(given.position, i), 8)), align=8, typ=INT)
-        with write.if_then(write.icmp_signed(">=", offset, INT(0))):
-            start = f.total(offset, given.further)
-            to = f.byte(f.given["result"], start)
-            place = write.select(whole, to, given.narrow)
-            for half in range(2):
-                at = f.total(start, half * 2 * ROWS)
-                value = write.fadd(f.load(given.sums, f.total(f.times(i, 2 * ROWS), half * ROWS)), given.bias[half])
-                value = _if(f, there["added"], value, partial(_plus, f, at))
-                value = f.at_least(value, given.floor)
-                value = _if(f, there["mask"], value, partial(_masked, f, at))
-                write.store(_rounded(f, value, imitated=imitated), f.byte(place, INT(half * 2 * ROWS)), align=2)
-            with write.if_then(write.not_(whole)):
-                _copy(f, given.narrow, to, given.some)
+    offset = write.load(f.byte(f.given["offsets"], f.times(f.total(position, i), 8)), align=8, typ=INT)
+    with write.if_then(write.icmp_signed(">=", offset, INT(0))):
+        start = f.total(offset, given.further)
+        to = f.byte(f.given["result"], start)
+        place = write.select(whole, to, given.narrow)
+        sums = f.byte(given.sums, f.times(f.total(_row(f, position), i), 2 * BYTES))
+        for half in range(2):
+            at = f.total(start, half * 2 * ROWS)
+            value = write.fadd(f.load(sums, INT(half * ROWS)), given.bias[half])
+            value = _if(f, there["added"], value, partial(_plus, f, at))
+            value = f.at_least(value, given.floor)
+            value = _if(f, there["mask"], value, partial(_masked, f, at))
+            write.store(_rounded(f, value, imitated=imitated), f.byte(place, INT(half * 2 * ROWS)), align=2)
+        with write.if_then(write.not_(whole)):
+            _copy(f, given.narrow, to, given.some)
 
 
-def _add_products(f: TileFunction, left: list[Any], right: list[Any]) -> None:
-    """Of all pairs of tiles at those addresses, to the sums."""
-    for register, address in zip((*_LEFT, *_RIGHT), (*left, *right), strict=True):
-        f.load_tile(register, address, INT(BYTES))
+def _add_products(f: TileFunction, left: Any, right: Any) -> None:
+    """Of all pairs of two tiles from those addresses on, to the sums."""
+    for registers, address in ((_LEFT, left), (_RIGHT, right)):
+        for i, register in enumerate(registers):
+            f.load_tile(register, f.byte(address, INT(i * TILE)), INT(BYTES))
+            f.pause()
+    # Of the right tiles of the shift after next, a line of the cache at a time.
+    lines = [f.byte(right, INT(4 * TILE + i * BYTES)) for i in range(2 * ROWS)]
     for i in _SUMS:
         f.add_product(i, _LEFT[i // 2], _RIGHT[i % 2])
+        for line in lines[i :: len(_SUMS)]:
+            f.fetch(line)
 
 
 def _if(f: TileFunction, condition: Any, value: Any, change: Callable[[Any], Any]) -> Any:

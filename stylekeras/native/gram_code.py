@@ -65,8 +65,10 @@ def _write_run(module: ir.Module, pack: Any, *, imitated: bool) -> None:
                     for i in range(2):
                         place = f.total(f.times(group, apart), f.times(f.total(tile, i), TILE))
                         f.load_tile(register + i, f.byte(given[factor], place), INT(BYTES))
+                        f.pause()
                 for i, (one, other) in enumerate(_SUMS):
                     f.add_product(i, 4 + one, 6 + other)
+                    f.pause()
             for i, place in enumerate(places):
                 f.store_tile(i, place, down)
     write.ret_void()

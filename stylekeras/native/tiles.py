@@ -29,6 +29,10 @@ REGISTERS = 8
 _LAYOUT = [1, *[0] * 15, *[BYTES, 0] * REGISTERS, *[0] * 16, *[ROWS] * REGISTERS, *[0] * 8]
 # Vectors as long as a tile's rows, on any processor.
 _SHAPE = Shape(ROWS, 0, 0)
+# Where the other thread of a core works too only few tiles are under way at once, and whatever asks for more of them
+# waits far longer than those take. A product and a load then took 25 ns; with as many instructions as this after both,
+# 15. To a thread that has its core to itself they make no difference: 6 ns.
+_EMPTY = 8
 # The compiler's names for what the code takes: tiles, their products, and rounding to bfloat16.
 _FEATURES = ("amx-tile", "amx-bf16", "avx512bf16")
 # arch_prctl and what is asked of it, by number, as Linux has them: its processes may use large registers if they ask.
@@ -110,6 +114,11 @@ class TileFunction(Function):
                 other = self._number(right, self.total(self.times(pair, BYTES), self.times(j, 4), self.times(which, 2)))
                 sum_ = self.write.fadd(self.write.load(place, typ=FLOAT), self.write.fmul(one, other))
                 self.write.store(sum_, place)
+
+    def pause(self) -> None:
+        """Some empty instructions: see `_EMPTY`."""
+        kind = ir.FunctionType(ir.VoidType(), [])
+        self.write.call(ir.InlineAsm(kind, "; ".join(["nop"] * _EMPTY), "", side_effect=True), [])
 
     def _call(self, name: str, *given: Any) -> None:
         module, name = self.function.module, f"llvm.x86.{name}"

@@ -66,6 +66,7 @@ def compiled(module: ir.Module, name: str, *kinds: Any) -> Callable[..., None]:
     """A function of a module, ready to be called with arguments of those C types; it returns nothing."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
     )
@@ -162,6 +163,14 @@ class Function:
     def store(self, vector: Any, address: Any, index: Any) -> None:
         """Into memory, from there on."""
         self.write.store(vector, self.at(address, index), align=self._size)
+
+    def fetch(self, address: Any) -> None:
+        """Have the cache fetch what lies there; it may be nowhere."""
+        module, name = self.function.module, "llvm.prefetch.p0"
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, WORD, WORD, WORD])
+        known = module.globals.get(name) or ir.Function(module, kind, name)
+        # To read, into the first cache, data.
+        self.write.call(known, [address, WORD(0), WORD(3), WORD(1)])
 
     def copy(self, source: Any, target: Any, count: Any) -> None:
         """So many numbers; zeros if there is no source."""

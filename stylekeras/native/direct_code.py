@@ -73,22 +73,30 @@ def compiled(*, imitated: bool = False) -> Callable[..., None]:
 
 
 def _write_fill(module: ir.Module) -> Any:
-    """A row of a group of channels, of each column `some` channels and zeros up to 32; zeros where there is none."""
-    kinds = {"row": POINTER, "to": POINTER, "inside": ir.IntType(1), "width": INT, "apart": INT, "left": INT}
-    f = TileFunction(module, "fill", kinds | {"columns": INT, "some": INT}, imitated=False)
+    """A row of all channels, those of a column in groups of 32, `between` bytes apart; zeros up to a whole group, and
+    where there is no column. All of a column at a time: memory is read in one go."""
+    kinds = {"row": POINTER, "to": POINTER, "inside": ir.IntType(1), "width": INT, "left": INT, "columns": INT}
+    f = TileFunction(module, "fill", kinds | {"channels": INT, "between": INT}, imitated=False)
     given, write = f.given, f.write
+    whole, nothing = write.sdiv(given["channels"], INT(GROUP)), ir.Constant(f.vector, [0.0] * f.width)
+    rest = write.srem(given["channels"], INT(GROUP))
+    groups = write.sdiv(f.total(given["channels"], GROUP - 1), INT(GROUP))
     with f.loop(given["columns"]) as column:
         at = f.total(given["left"], column)
+        source = f.byte(given["row"], f.times(at, given["channels"], 2))
+        to = f.byte(given["to"], f.times(column, BYTES))
         there = write.and_(given["inside"], f.all((at, ">=", 0), (at, "<", given["width"])))
-        source, to = f.byte(given["row"], f.times(at, given["apart"])), f.byte(given["to"], f.times(column, BYTES))
-        whole = f.all((given["some"], "==", GROUP))
-        with write.if_else(write.and_(there, whole)) as (all_, rest):
-            with all_:
-                write.store(write.load(source, align=2, typ=f.vector), to, align=4)
-            with rest:
-                write.store(ir.Constant(f.vector, [0.0] * f.width), to, align=4)
-                with write.if_then(there):
-                    _copy(f, source, to, given["some"])
+        with write.if_else(there) as (some, none):
+            with some:
+                with f.loop(whole) as group:
+                    found = write.load(f.byte(source, f.times(group, BYTES)), align=2, typ=f.vector)
+                    write.store(found, f.byte(to, f.times(group, given["between"])), align=4)
+                with write.if_then(write.icmp_signed(">", rest, INT(0))):
+                    last = f.byte(to, f.times(whole, given["between"]))
+                    write.store(nothing, last, align=4)
+                    _copy(f, f.byte(source, f.times(whole, BYTES)), last, rest)
+            with none, f.loop(groups) as group:
+                write.store(nothing, f.byte(to, f.times(group, given["between"])), align=4)
     write.ret_void()
     return f.function
 
@@ -106,7 +114,7 @@ def _write_run(module: ir.Module, fill: Any, *, imitated: bool) -> None:
     given, write = f.given, f.write
     told = f.told(given["places"], PLACES)
     groups = write.sdiv(f.total(told["channels"], GROUP - 1), INT(GROUP))
-    _lay_out(f, fill, told, groups)
+    _lay_out(f, fill, told)
     # Sums of the positions at hand and of those before, by turns.
     sums, narrow = f.memory(2 * STEP * 2 * BYTES), f.memory(BYTES)
     floor = f.spread(given["floor"])
@@ -228,17 +236,13 @@ def _rounded(f: TileFunction, value: Any, *, imitated: bool) -> Any:
     return f.bits(value) if imitated else f.write.fptrunc(value, ir.VectorType(_Rounded(), ROWS))
 
 
-def _lay_out(f: TileFunction, fill: Any, told: dict[str, Any], groups: Any) -> None:
-    write = f.write
-    apart = f.times(told["channels"], 2)
+def _lay_out(f: TileFunction, fill: Any, told: dict[str, Any]) -> None:
+    write, between = f.write, f.times(told["apart"], BYTES)
     with f.loop(told["rows"]) as row:
         at = f.total(told["top"], row)
         inside = f.all((at, ">=", 0), (at, "<", told["height"]))
         # Of a row that is not there the address is never used.
-        start = f.byte(f.given["picture"], f.times(at, told["width"], apart))
-        with f.loop(groups) as group:
-            place = f.total(f.times(group, told["apart"]), f.times(row, told["columns"]))
-            to = f.byte(f.given["scratch"], f.times(place, BYTES))
-            source = f.byte(start, f.times(group, 2 * GROUP))
-            some = f.least(write.sub(told["channels"], f.times(group, GROUP)), INT(GROUP))
-            write.call(fill, [source, to, inside, told["width"], apart, told["left"], told["columns"], some])
+        start = f.byte(f.given["picture"], f.times(at, told["width"], told["channels"], 2))
+        to = f.byte(f.given["scratch"], f.times(row, told["columns"], BYTES))
+        columns = [told[name] for name in ("width", "left", "columns", "channels")]
+        write.call(fill, [start, to, inside, *columns, between])

@@ -121,9 +121,7 @@ class TileFunction(Function):
         self.write.call(ir.InlineAsm(kind, "; ".join(["nop"] * _EMPTY), "", side_effect=True), [])
 
     def _call(self, name: str, *given: Any) -> None:
-        module, name = self.function.module, f"llvm.x86.{name}"
-        kind = ir.FunctionType(ir.VoidType(), [each.type for each in given])
-        self.write.call(module.globals.get(name) or ir.Function(module, kind, name), given)
+        self.intrinsic(f"x86.{name}", *given)
 
     def _number(self, tile: int, place: Any) -> Any:
         half = self.write.load(self.byte(self._imitations[tile], place), typ=HALF)

@@ -166,11 +166,8 @@ class Function:
 
     def fetch(self, address: Any) -> None:
         """Have the cache fetch what lies there; it may be nowhere."""
-        module, name = self.function.module, "llvm.prefetch.p0"
-        kind = ir.FunctionType(ir.VoidType(), [POINTER, WORD, WORD, WORD])
-        known = module.globals.get(name) or ir.Function(module, kind, name)
         # To read, into the first cache, data.
-        self.write.call(known, [address, WORD(0), WORD(3), WORD(1)])
+        self.intrinsic("prefetch.p0", address, WORD(0), WORD(3), WORD(1))
 
     def copy(self, source: Any, target: Any, count: Any) -> None:
         """So many numbers; zeros if there is no source."""
@@ -228,11 +225,15 @@ class Function:
 
     def called(self, name: str, *given: Any) -> Any:
         """A function that processors have, of numbers or vectors of one kind."""
-        module, kind = self.function.module, given[0].type
-        bits = f"f{8 * self._size}"
-        name = f"llvm.{name}.{bits}" if kind == self.kind else f"llvm.{name}.v{kind.count}{bits}"
-        known = module.globals.get(name) or ir.Function(module, ir.FunctionType(kind, [kind] * len(given)), name)
-        return self.write.call(known, given)
+        kind, bits = given[0].type, f"f{8 * self._size}"
+        suffix = bits if kind == self.kind else f"v{kind.count}{bits}"
+        return self.intrinsic(f"{name}.{suffix}", *given, result=kind)
+
+    def intrinsic(self, name: str, *given: Any, result: Any = None) -> Any:
+        """One of the compiler's own functions, by its name after "llvm."; it returns nothing or what is said."""
+        module, name = self.function.module, f"llvm.{name}"
+        kind = ir.FunctionType(result or ir.VoidType(), [each.type for each in given])
+        return self.write.call(module.globals.get(name) or ir.Function(module, kind, name), given)
 
     def weighted(self, weights: Iterable[float], vectors: Sequence[Any]) -> Any:
         """The sum of vectors times known numbers, those of 1 first and those of 0 left out."""
